@@ -1,0 +1,17 @@
+"""The errors that accm raises on purpose. Each message says what is wrong, the value, the limit and the remedy."""
+
+
+class AccmError(Exception):
+    """Base of every error that is the input's or the user's, not the program's."""
+
+
+class ParamsError(AccmError, ValueError):
+    """A parameter is unknown, out of range, or does not suit this recording."""
+
+
+class RecordingError(AccmError, ValueError):
+    """A recording cannot be sorted as it is."""
+
+
+class NwbError(AccmError, ValueError):
+    """An NWB file cannot be read or written as asked."""

@@ -1,0 +1,1 @@
+"""Recordings in, sortings out: NWB and SpikeInterface."""

@@ -1,0 +1,1 @@
+"""From snippets to an embedding: augmentation, encoder, contrastive loss, training."""

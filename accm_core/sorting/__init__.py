@@ -1,0 +1,1 @@
+"""From an embedding to units: clusters, templates, matching, merging, quality."""
