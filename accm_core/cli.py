@@ -1,0 +1,312 @@
+"""The command ``accm``: reads the arguments, calls the package, says what happened.
+
+Everything heavy is imported inside the command that needs it, so that ``accm --help`` is quick.
+"""
+
+import os
+import shutil
+import time
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from accm_core import __version__
+from accm_core.errors import NwbError
+from accm_core.terminal import format_seconds, terminal
+
+if TYPE_CHECKING:
+    from accm_core.types import Sorting
+
+REMOTE = ("http://", "https://", "s3://", "dandi://")
+
+app = typer.Typer(
+    name="accm",
+    help="Spike sorting by adaptive contrastive learning: NWB sessions in, sorted NWB files out.",
+    epilog="Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Units(Enum):
+    """What to do when SESSION already has a Units table."""
+
+    FAIL = "fail"
+    REPLACE = "replace"
+    PROCESSING = "processing"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"accm {__version__}")
+        raise typer.Exit
+
+
+def _check_device(text: str) -> str:
+    kind, colon, index = text.partition(":")
+    if text in ("auto", "cpu", "cuda") or (kind == "cuda" and colon and index.isdecimal()):
+        return text
+    raise typer.BadParameter(f"{text!r} is no device; give auto, cpu, cuda or cuda:N.")
+
+
+SessionArgument = Annotated[
+    str, typer.Argument(metavar="SESSION", help="NWB file with the recording.", show_default=False)
+]
+SeriesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH", help="ElectricalSeries to sort, as acquisition/NAME; needed when there are several."
+    ),
+]
+ProbeOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="probeinterface JSON with the channels' positions, for files without them."
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="One JSON object on standard output; all else on standard error.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary; errors only.")]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Library warnings, and the traceback of a failure.")
+]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the output when it exists.")]
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and stop."),
+    ] = False,
+) -> None:
+    pass
+
+
+class _CommandWithParams(TyperCommand):
+    """A command whose help ends with the table of parameters, made only when it is shown."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self.epilog = _params_help()
+        super().format_help(ctx, formatter)
+
+
+def _params_help() -> str:
+    """Make the parameter table for the end of ``accm sort --help``, one paragraph a parameter."""
+    from accm_core.params import describe_params
+
+    rows = ["[bold]Parameters[/bold], for --set GROUP.NAME=VALUE or a TOML file with a table for each group:"]
+    for name, default, text in describe_params():
+        words = " ".join(text.split()).replace("[", r"\[")
+        rows.append(f"[cyan]{name}[/cyan] = [green]{default}[/green]   {words}")
+    return "\n\n".join(rows)
+
+
+@app.command(cls=_CommandWithParams)
+def sort(
+    session: SessionArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT.nwb",
+            help="Sorted file; SESSION_sorted.nwb beside the input by default.",
+        ),
+    ] = None,
+    series: SeriesOption = None,
+    probe: ProbeOption = None,
+    params: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Parameters, one table a group; listed below.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="GROUP.NAME=VALUE",
+            help="One parameter, as in detect.threshold=6; may be repeated.",
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(callback=_check_device, metavar="auto|cpu|cuda[:N]", help="Where to compute.")
+    ] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
+    units: Annotated[
+        Units,
+        typer.Option(
+            help="When SESSION has Units already: refuse, replace them, or put ours in processing/ecephys."
+        ),
+    ] = Units.FAIL,
+    link: Annotated[
+        bool, typer.Option("--link", help="Write a small file that links to the raw data in SESSION.")
+    ] = False,
+    report: Annotated[bool, typer.Option(help="Write the report OUT.html beside OUT.nwb.")] = True,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Sort a session: NWB in, NWB with Units and a report out."""
+    with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as out:
+        from accm_core.params import load_params
+
+        checked = load_params(params, setting or [])
+        source = _find_session(session)
+        target = output if output is not None else source.with_name(f"{source.stem}_sorted.nwb")
+        report_path = target.with_suffix(".html") if report else None
+        _check_target(source, target, overwrite=overwrite, needs_copy=not link)
+        _check_units(source, units)
+
+        from accm_core.io.nwb_read import read_nwb
+        from accm_core.io.nwb_write import write_nwb
+        from accm_core.pipeline import sort as sort_recording
+
+        started = time.perf_counter()
+        with read_nwb(source, series=series, probe=probe) as recording:
+            out.warn(recording.warnings)
+            with out.progress() as on_progress:
+                sorting = sort_recording(
+                    recording, checked, device=device, seed=seed, on_progress=on_progress
+                )
+                on_progress("write", 0.0)
+                write_nwb(sorting, recording, target, units=units.value, link=link, overwrite=overwrite)
+                on_progress("write", 1.0)
+                if report_path is not None:
+                    on_progress("report", 0.0)
+                    _make_report(sorting, report_path, source.name)
+                    on_progress("report", 1.0)
+        out.warn(w for w in sorting.provenance.get("warnings", ()) if w not in recording.warnings)
+        result = {"output": str(target), "report": str(report_path) if report_path is not None else None}
+        result |= _count(sorting) | {"elapsed_s": round(time.perf_counter() - started, 2)}
+        out.finish(result, _sort_text(result))
+
+
+@app.command()
+def report(
+    sorted_file: Annotated[Path, typer.Argument(metavar="SORTED.nwb", help="File that accm sort wrote.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="OUT.html", help="SORTED.html beside the input by default."),
+    ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Make the report of a sorted file again."""
+    with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as out:
+        source = _find_session(str(sorted_file))
+        target = output if output is not None else source.with_suffix(".html")
+
+        from accm_core.io.nwb_units import read_sorting
+
+        sorting = read_sorting(source)
+        _make_report(sorting, target, source.name)
+        out.finish({"report": str(target)} | _count(sorting), f"report       {target}")
+
+
+def _make_report(sorting: "Sorting", target: Path, title: str) -> None:
+    from accm_core.report import write_report
+
+    write_report(sorting, target, title=title)
+
+
+def _find_session(session: str) -> Path:
+    """Find the file of a session, or refuse clearly."""
+    if session.startswith(REMOTE):
+        raise NwbError(
+            f"Reading from an address ({session}) is not supported yet. Download the file and give its path."
+        )
+    path = Path(session)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise NwbError(f"{path} {what}. Give the path of an NWB file.")
+    return path
+
+
+def _check_target(source: Path, target: Path, *, overwrite: bool, needs_copy: bool) -> None:
+    """Refuse an output that could not be written, before the long work."""
+    folder = target.parent
+    if target.suffix != ".nwb":
+        raise NwbError(f"The output {target} does not end in .nwb. Give a name that does.")
+    if not folder.is_dir():
+        raise NwbError(
+            f"The folder {folder} of the output does not exist. Make it, or choose another with --output."
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise NwbError(
+            f"The folder {folder} of the output cannot be written to. Choose another with --output."
+        )
+    if target.exists() and target.samefile(source):
+        raise NwbError(
+            f"The output {target} is the session itself, which is never changed. Choose another name."
+        )
+    if target.exists() and not overwrite:
+        raise NwbError(
+            f"The output {target} exists. Choose another with --output, or replace it with --overwrite."
+        )
+    needed, free = source.stat().st_size, shutil.disk_usage(folder).free
+    if needs_copy and free < needed:
+        raise NwbError(
+            f"The output needs about {needed / 1e9:.1f} GB but {folder} has {free / 1e9:.1f} GB free. "
+            "Make room, choose another folder with --output, or write a small file with --link."
+        )
+
+
+def _check_units(source: Path, units: Units) -> None:
+    """Refuse a session that has Units already, unless told what to do with them."""
+    import h5py
+
+    if units is not Units.FAIL or not h5py.is_hdf5(source):
+        return  # a file that is not HDF5 is refused, with the reason, when it is read
+    with h5py.File(source, "r") as file:
+        if "units" in file:
+            raise NwbError(
+                f"{source} has a Units table already. Say --units replace to leave it out of the output, "
+                "or --units processing to keep it and put ours beside it."
+            )
+
+
+def _count(sorting: "Sorting") -> dict[str, Any]:
+    """Count what is in a sorting, as JSON holds it."""
+    labels = list(sorting.labels)
+    duration = float((sorting.segment_times[:, 1] - sorting.segment_times[:, 0]).sum())
+    return {
+        "units": sorting.num_units,
+        **{label: labels.count(label) for label in ("good", "mua", "noise")},
+        "spikes": len(sorting.sample_index),
+        "duration_s": round(duration, 3),
+        "channels": len(sorting.channel_ids),
+        "bad_channels": list(sorting.bad_channel_ids),
+        "warnings": [str(w) for w in sorting.provenance.get("warnings", ())],
+    }
+
+
+def _sort_text(result: dict[str, Any]) -> str:
+    speed = result["duration_s"] / max(result["elapsed_s"], 1e-3)
+    lines = [
+        f"units        {result['units']} "
+        f"({result['good']} good, {result['mua']} mua, {result['noise']} noise)",
+        f"spikes       {result['spikes']:,}",
+        f"time         {format_seconds(result['elapsed_s'])} for {format_seconds(result['duration_s'])}"
+        f" on {result['channels']} channels ({speed:.1f} times real time)",
+        f"sorted NWB   {result['output']}",
+    ]
+    if result["report"] is not None:
+        lines.append(f"report       {result['report']}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
