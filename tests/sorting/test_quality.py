@@ -25,6 +25,7 @@ METRICS = {
     "amplitude_cutoff",
 }
 LONG = 150  # seconds
+LAST_EDGE = int(120 * FS)
 
 
 def make_templates(num_units, num_channels=2):
@@ -33,7 +34,7 @@ def make_templates(num_units, num_channels=2):
     return Templates(mean=mean, std=np.ones_like(mean), num_before=8)
 
 
-def make_trains(segments, rates=(3.0, 40.0, 0.05, 0.0), seed=0):
+def make_trains(segments, rates=(3.0, 40.0, 0.05, 0.0, 0.0), seed=0):
     """Unsorted spikes of some units, with bursts that break the refractory period, inside the segments."""
     rng = np.random.default_rng(seed)
     samples, units = [], []
@@ -43,6 +44,9 @@ def make_trains(segments, rates=(3.0, 40.0, 0.05, 0.0), seed=0):
             train = rng.integers(segment.start, segment.stop, n)
             samples.append(train)
             units.append(np.full(n, unit))
+    if segments[-1].stop > LAST_EDGE:  # unit 4 fires once, on the edge of the last whole bin
+        samples.append([LAST_EDGE])
+        units.append([4])
     order = rng.permutation(sum(map(len, samples)))
     return np.concatenate(samples)[order], np.concatenate(units)[order]
 
@@ -66,7 +70,7 @@ def compute(samples, units, amplitudes, segments, num_units, templates=None, noi
         (Segment(0, int(LONG * FS)),),
         (Segment(0, int(70 * FS)), Segment(int(70 * FS), int(LONG * FS))),
         (Segment(1000, int(40 * FS)), Segment(int(90 * FS), int(LONG * FS))),
-        (Segment(0, int(20 * FS)), Segment(int(20 * FS), int(40 * FS))),
+        tuple(Segment(int(k * FS), int((k + 15) * FS)) for k in (0, 15, 30)),
     ],
     ids=["one", "two", "gap-and-offset", "short"],
 )
@@ -74,12 +78,12 @@ def compute(samples, units, amplitudes, segments, num_units, templates=None, noi
 def test_spike_train_metrics_are_spikeinterfaces(segments):
     samples, units = make_trains(segments)
     amplitudes = np.random.default_rng(1).normal(-80, 12, len(samples)).astype(np.float32)
-    ours = compute(samples, units, amplitudes, segments, 4)
+    ours = compute(samples, units, amplitudes, segments, 5)
 
     trains = [
         {
             str(u): np.sort(samples[(units == u) & (samples >= s.start) & (samples < s.stop)]) - s.start
-            for u in range(4)
+            for u in range(5)
         }
         for s in segments
     ]
@@ -87,7 +91,7 @@ def test_spike_train_metrics_are_spikeinterfaces(segments):
     recording = NumpyRecording([np.zeros((s.num_samples, 2), np.int8) for s in segments], FS)
     recording.set_dummy_probe_from_locations(np.array([[0.0, 0.0], [0.0, 20.0]]))
     analyzer = create_sorting_analyzer(
-        sorting, recording, sparse=False, return_in_uV=False, main_channel_indices=np.zeros(4, int)
+        sorting, recording, sparse=False, return_in_uV=False, main_channel_indices=np.zeros(5, int)
     )
     theirs = {
         "firing_rate": compute_firing_rates(analyzer),
