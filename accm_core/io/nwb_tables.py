@@ -1,0 +1,256 @@
+"""A sorting as NWB tables: Units, provenance and the embedding for pictures."""
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+from hdmf.common import DynamicTable, DynamicTableRegion, VectorData, VectorIndex
+from pynwb import NWBFile
+from pynwb.core import ScratchData
+from pynwb.misc import Units
+
+from accm_core import __version__
+from accm_core.errors import NwbError
+from accm_core.io.nwb_read import MICROVOLTS_PER_VOLT, NwbRecording
+from accm_core.types import Sorting
+
+PROCESSING_UNITS = "units_accm"
+"""Name of our table where the session keeps its own."""
+PROVENANCE = "accm_provenance"
+EMBEDDING = "accm_embedding"
+MAX_ELECTRODES = 32
+"""Waveforms are stored on this many channels at most: those nearest to each unit's main channel."""
+PACKAGES = ("numpy", "scipy", "h5py", "pynwb", "hdmf", "torch", "scikit-learn", "spikeinterface")
+METRICS = {
+    "num_spikes": "number of spikes",
+    "firing_rate": "spikes per second of what was observed (Hz)",
+    "snr": "peak of the mean waveform on its main channel over the noise level there (median absolute deviation)",
+    "amplitude_median": "median of the spikes' amplitudes (µV)",
+    "isi_violations_ratio": "rate of contaminating spikes over the rate of all, from refractory violations",
+    "isi_violations_count": "intervals between spikes shorter than the refractory time",
+    "presence_ratio": "share of the session's time bins in which the unit fired",
+    "amplitude_cutoff": "estimated share of spikes lost below the detection threshold",
+}
+_TEXT = {
+    "unit_name": "id of the unit, as text",
+    "quality": "good, mua (more than one neuron) or noise",
+    "quality_reason": "why a unit is not good; empty when it is",
+}
+
+
+def scratch_names(*, beside: bool) -> tuple[str, str]:
+    """Names of provenance and embedding in the scratch space; other ones for units beside earlier ones."""
+    end = "_processing" if beside else ""
+    return PROVENANCE + end, EMBEDDING + end
+
+
+def spike_order(sorting: Sorting) -> np.ndarray:
+    """Rows of the spikes ordered by unit, then sample: the order of the ragged columns."""
+    return np.lexsort((sorting.sample_index, sorting.unit_index))
+
+
+def make_units(sorting: Sorting, source: NwbRecording, nwbfile: NWBFile, name: str) -> Units:
+    """Make the Units table; it is not yet part of the file.
+
+    Raises
+    ------
+    NwbError
+        If the sorting has channels that the session has not.
+    """
+    fs = sorting.sampling_frequency
+    rows = _electrode_rows(sorting, source)
+    order = spike_order(sorting)
+    ends = np.cumsum(np.bincount(sorting.unit_index, minlength=sorting.num_units)).astype(np.uint64)
+    columns = _ragged("spike_times", "time of each spike (s, session clock)", sorting.spike_times[order], ends)
+    columns += _observed(sorting)
+    slots = nearest_channels(sorting)
+    electrodes = DynamicTableRegion(
+        name="electrodes",
+        description="electrodes of each unit, in the order of the waveforms; the main one first",
+        data=rows[slots].ravel(),
+        table=nwbfile.electrodes,
+    )
+    columns += _index(electrodes, np.full(len(slots), slots.shape[1]).cumsum().astype(np.uint64))
+    columns += _per_unit(sorting, rows, slots, nwbfile)
+    for column, text, values in (
+        ("spike_amplitudes", "amplitude of each spike on the main channel (µV)", sorting.amplitude_uV),
+        ("spike_probability", "probability that the spike is this unit's", sorting.probability),
+        ("spike_overlaps", "whether the spike overlaps another one on its channels", sorting.is_overlap),
+        ("spike_samples", "sample of each spike in the sorted series", sorting.sample_index),
+    ):
+        columns += _ragged(column, text, values[order], ends)
+    return Units(
+        name=name,
+        description=f"Units sorted by accm {__version__} from {source.series_path}.",
+        id=sorting.unit_ids.astype(np.int64),
+        columns=columns,
+        colnames=[c.name for c in columns if not isinstance(c, VectorIndex)],
+        electrode_table=nwbfile.electrodes,
+        resolution=1.0 / fs,
+        waveform_rate=float(fs),
+        waveform_unit="volts",
+        waveform_time_before_peak_in_ms=1e3 * sorting.templates.num_before / fs,
+    )
+
+
+def nearest_channels(sorting: Sorting) -> np.ndarray:
+    """Channels on which each unit's waveform is stored, the main one first: (n_units, n_stored), int64.
+
+    As many for each unit as the largest shank has, `MAX_ELECTRODES` at most; channels of other shanks come last,
+    where a smaller shank has too few.
+    """
+    groups = np.unique(sorting.channel_groups, return_counts=True)[1]
+    num_stored = min(int(groups.max()), MAX_ELECTRODES)
+    slots = np.zeros((sorting.num_units, num_stored), dtype=np.int64)
+    for unit, main in enumerate(sorting.templates.main_channel):
+        apart = sorting.channel_groups != sorting.channel_groups[main]
+        distance = np.linalg.norm(sorting.channel_locations - sorting.channel_locations[main], axis=1)
+        height = np.ptp(sorting.templates.mean[unit], axis=0)
+        height[main] = np.inf
+        slots[unit] = np.lexsort((-height, distance, apart))[:num_stored]
+    return slots
+
+
+def make_provenance(sorting: Sorting, source: NwbRecording, units_path: str, name: str) -> ScratchData:
+    """All that is needed to run the sort again, and to read the sorting back, as JSON."""
+    content = {
+        **sorting.provenance,
+        "package": "accm",
+        "version": __version__,
+        "units_path": units_path,
+        "source_file": source.file_path.name,
+        "series_path": source.series_path,
+        "dtype": source.dtype,
+        "num_samples": source.num_samples,
+        "sampling_frequency": sorting.sampling_frequency,
+        "segments": [[s.start, s.stop] for s in sorting.segments],
+        "segment_times": np.asarray(sorting.segment_times).tolist(),
+        "gaps": [list(gap) for gap in source.gaps],
+        "geometry_source": source.geometry_source,
+        "channel_ids": list(sorting.channel_ids),
+        "channel_locations": np.asarray(sorting.channel_locations).tolist(),
+        "channel_groups": np.asarray(sorting.channel_groups).tolist(),
+        "bad_channel_ids": list(sorting.bad_channel_ids),
+        "left_out": [list(item) for item in source.left_out],
+        "read_warnings": list(source.warnings),
+        "num_before": sorting.templates.num_before,
+        "num_samples_waveform": int(sorting.templates.mean.shape[1]),
+        "packages": {"python": platform.python_version(), **_versions()},
+        "sorting_provenance": dict(sorting.provenance),
+    }
+    return ScratchData(
+        name=name,
+        data=json.dumps(content, default=_plain, allow_nan=False, sort_keys=True),
+        description="How these units were made: parameters, seed, versions, channels and gaps, as JSON.",
+    )
+
+
+def make_embedding(sorting: Sorting, name: str) -> DynamicTable | None:
+    """Make the table of embedded spikes, for pictures; None where there are none."""
+    if len(sorting.embedding.spike_index) == 0:
+        return None
+    row_of = np.empty(len(sorting.sample_index), dtype=np.int64)
+    row_of[spike_order(sorting)] = np.arange(len(row_of))
+    spike = VectorData(
+        name="spike",
+        description="row of the spike in the flat spike_times of the Units table",
+        data=row_of[sorting.embedding.spike_index],
+    )
+    position = VectorData(
+        name="position",
+        description="two dimensions of the embedding (no unit)",
+        data=np.asarray(sorting.embedding.position, dtype=np.float32),
+    )
+    return DynamicTable(
+        name=name,
+        description="Embeddings of some of the spikes that accm sorted, for pictures.",
+        columns=[spike, position],
+    )
+
+
+def add_scratch(nwbfile: NWBFile, item: ScratchData | DynamicTable | None, name: str) -> None:
+    """Put an item into the scratch space in place of an earlier one of this name; None only removes that."""
+    earlier = nwbfile.scratch.get(name)
+    if earlier is not None:
+        nwbfile._remove_child(earlier)
+        nwbfile.scratch.pop(name)
+    if item is not None:
+        nwbfile.add_scratch(item)
+
+
+def _electrode_rows(sorting: Sorting, source: NwbRecording) -> np.ndarray:
+    """Row in the electrodes table of each sorted channel, (n_channels,), int64."""
+    row = dict(zip(source.channel_ids, source.electrode_index.tolist(), strict=True))
+    missing = [name for name in sorting.channel_ids if name not in row]
+    if missing:
+        raise NwbError(
+            f"The sorting has channel {missing[0]!r}, which {source.series_path} of {source.file_path} has not. "
+            "Give the session that was sorted."
+        )
+    return np.array([row[name] for name in sorting.channel_ids], dtype=np.int64)
+
+
+def _per_unit(
+    sorting: Sorting, rows: np.ndarray, slots: np.ndarray, nwbfile: NWBFile
+) -> list[VectorData | VectorIndex]:
+    """Columns with one value a unit."""
+    main = rows[sorting.templates.main_channel]
+    units = np.arange(sorting.num_units)[:, None]
+    columns = [
+        VectorData(
+            name="electrode_group",
+            description="electrode group (shank) of the unit's main channel",
+            data=[nwbfile.electrodes["group"][int(row)] for row in main],
+        )
+    ]
+    for name, text, waveforms in (
+        ("waveform_mean", "mean waveform of each unit (V): (units, samples, electrodes)", sorting.templates.mean),
+        ("waveform_sd", "standard deviation of the waveforms (V), of the same shape", sorting.templates.std),
+    ):
+        stored = waveforms.transpose(0, 2, 1)[units, slots].transpose(0, 2, 1) / MICROVOLTS_PER_VOLT
+        columns.append(VectorData(name=name, description=text, data=stored.astype(np.float32)))
+    texts = ([str(unit) for unit in sorting.unit_ids], list(sorting.labels), list(sorting.label_reasons))
+    for (name, text), values in zip(_TEXT.items(), texts, strict=True):
+        columns.append(VectorData(name=name, description=text, data=values))
+    for name, metric in sorting.quality.items():
+        values = np.asarray(metric)
+        if values.dtype.kind == "f" and len(values) and np.isnan(values).all():
+            continue  # a column of nothing says nothing, and nwbinspector objects
+        columns.append(VectorData(name=name, description=METRICS.get(name, f"quality metric {name}"), data=values))
+    return columns
+
+
+def _observed(sorting: Sorting) -> list[VectorData | VectorIndex]:
+    intervals = np.asarray(sorting.segment_times, dtype=np.float64).reshape(-1, 2)
+    ends = (np.arange(1, sorting.num_units + 1) * len(intervals)).astype(np.uint64)
+    flat = np.tile(intervals, (sorting.num_units, 1))
+    return _ragged("obs_intervals", "start and stop of each gapless stretch that was sorted (s)", flat, ends)
+
+
+def _ragged(name: str, description: str, flat: np.ndarray, ends: np.ndarray) -> list[VectorData | VectorIndex]:
+    return _index(VectorData(name=name, description=description, data=flat), ends)
+
+
+def _index(column: VectorData, ends: np.ndarray) -> list[VectorData | VectorIndex]:
+    return [column, VectorIndex(name=f"{column.name}_index", data=ends, target=column)]
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Make JSON of what numpy and pathlib bring."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value)

@@ -1,0 +1,168 @@
+"""Write a sorted session: the whole file with our Units added, or a small one that links to the raw data."""
+
+import contextlib
+import os
+import secrets
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pynwb import NWBHDF5IO, NWBFile, ProcessingModule
+
+from accm_core import __version__
+from accm_core.errors import NwbError
+from accm_core.io.nwb_file import OpenNwb
+from accm_core.io.nwb_read import NwbRecording, read_nwb
+from accm_core.io.nwb_tables import (
+    PROCESSING_UNITS,
+    add_scratch,
+    make_embedding,
+    make_provenance,
+    make_units,
+    scratch_names,
+)
+from accm_core.types import Sorting
+
+UnitsMode = Literal["fail", "replace", "processing"]
+PROCESSING_MODULE = "ecephys"
+
+
+def write_nwb(
+    sorting: Sorting,
+    source: NwbRecording | str | Path,
+    file_path: str | Path,
+    *,
+    units: UnitsMode = "fail",
+    link: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Write the session with its units to a new file, whole or not at all.
+
+    Parameters
+    ----------
+    sorting : Sorting
+    source : NwbRecording, str or Path
+        The session that was sorted. Never changed.
+    file_path : str or Path
+        The file to write.
+    units : {'fail', 'replace', 'processing'}
+        When the session has a Units table: refuse, leave it out, or keep it and put ours in
+        ``processing/ecephys``.
+    link : bool
+        Write a small file whose raw data are links to the session, by a path relative to the new file.
+    overwrite : bool
+        Replace ``file_path`` where it exists.
+
+    Returns
+    -------
+    Path
+        ``file_path``.
+
+    Raises
+    ------
+    NwbError
+        If the output exists or is the session, the session has units and `units` is 'fail', the sorting does not
+        belong to the session, or the disk refuses.
+
+    Notes
+    -----
+    The file is written under a temporary name in the same folder, flushed to the disk and renamed, so that nobody
+    ever sees half of it. Raw data are copied as they are stored, compressed; memory stays flat.
+    """
+    target = Path(file_path)
+    if not isinstance(source, NwbRecording):
+        with read_nwb(source, series=sorting.provenance.get("series_path")) as recording:
+            return write_nwb(sorting, recording, target, units=units, link=link, overwrite=overwrite)
+    _check_target(source.file_path, target, overwrite=overwrite)
+    with OpenNwb(source.file_path) as opened, _temporary(target) as temporary, warnings.catch_warnings():
+        # pynwb warns of other tables' old spellings on export; none of it is ours
+        warnings.simplefilter("ignore")
+        nwbfile = opened.nwbfile
+        if units == "replace":
+            _remove_units(nwbfile)
+        if link:
+            nwbfile = nwbfile.copy()
+        _add_units(nwbfile, sorting, source, units)
+        if link:
+            with NWBHDF5IO(temporary, "w", manager=opened.io.manager) as io:
+                io.write(nwbfile, link_data=True)
+        else:
+            with NWBHDF5IO(temporary, "w") as io:
+                io.export(src_io=opened.io, nwbfile=nwbfile)
+    return target
+
+
+def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
+    if not target.parent.is_dir():
+        raise NwbError(f"The folder {target.parent} does not exist. Make it, or choose another.")
+    if target.is_dir():
+        raise NwbError(f"{target} is a folder; the name of a file is needed.")
+    if not target.exists():
+        return
+    if target.samefile(source):
+        raise NwbError(f"The output {target} is the session itself, which is never changed. Choose another name.")
+    if not overwrite:
+        raise NwbError(f"{target} exists. Choose another name, or ask for it to be overwritten.")
+
+
+@contextlib.contextmanager
+def _temporary(target: Path) -> Iterator[Path]:
+    """Give a name to write under; rename it to ``target`` when all went well, remove it when not."""
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        _flush(temporary)
+        temporary.replace(target)
+        _flush(target.parent)
+    except OSError as error:
+        raise NwbError(
+            f"Cannot write {target}: {error.strerror or error}. Check the space on the disk and the permissions."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_units(nwbfile: NWBFile) -> None:
+    if nwbfile.units is not None:
+        nwbfile._remove_child(nwbfile.units)
+        nwbfile.fields["units"] = None
+
+
+def _add_units(nwbfile: NWBFile, sorting: Sorting, source: NwbRecording, mode: UnitsMode) -> None:
+    """Put units, provenance and embedding into the open session."""
+    beside = nwbfile.units is not None
+    if beside and mode == "fail":
+        raise NwbError(
+            f"{source.file_path} has a Units table already. Choose units=replace to leave it out of the new file, "
+            "or units=processing to keep it and put ours beside it."
+        )
+    provenance_name, embedding_name = scratch_names(beside=beside)
+    table = make_units(sorting, source, nwbfile, PROCESSING_UNITS if beside else "units")
+    if beside:
+        if PROCESSING_MODULE not in nwbfile.processing:
+            nwbfile.add_processing_module(ProcessingModule(PROCESSING_MODULE, "processed extracellular data"))
+        module = nwbfile.processing[PROCESSING_MODULE]
+        if PROCESSING_UNITS in module.data_interfaces:
+            raise NwbError(
+                f"{source.file_path} has processing/{PROCESSING_MODULE}/{PROCESSING_UNITS} already. "
+                "Sort the session it was made from, or choose units=replace."
+            )
+        module.add(table)
+    else:
+        nwbfile.units = table
+    path = f"processing/{PROCESSING_MODULE}/{PROCESSING_UNITS}" if beside else "units"
+    add_scratch(nwbfile, make_provenance(sorting, source, path, provenance_name), provenance_name)
+    add_scratch(nwbfile, make_embedding(sorting, embedding_name), embedding_name)
+    earlier = [] if nwbfile.was_generated_by is None else [list(map(str, row)) for row in nwbfile.was_generated_by]
+    ours = ["accm", __version__]
+    nwbfile.fields["was_generated_by"] = [*(row for row in earlier if row != ours), ours]
+    nwbfile.set_modified()
