@@ -44,7 +44,7 @@ class OpenNwb:
             with warnings.catch_warnings():
                 # pynwb warns of schema versions and old spellings; none of it changes what is read
                 warnings.simplefilter("ignore")
-                self.io = NWBHDF5IO(file=self._hdf5, mode="r", load_namespaces=True)
+                self.io = NWBHDF5IO(path=self._hdf5.filename, file=self._hdf5, mode="r", load_namespaces=True)
                 self.nwbfile: NWBFile = self.io.read()
         except BaseException as error:
             self._hdf5.close()

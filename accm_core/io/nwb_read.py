@@ -85,6 +85,11 @@ class NwbRecording:
         return self.clock.num_samples
 
     @property
+    def dataset_name(self) -> str:
+        """Path of the samples in their HDF5 file."""
+        return str(self._dataset.name)
+
+    @property
     def num_channels(self) -> int:
         """Channels that are kept."""
         return len(self.channel_ids)

@@ -1,7 +1,9 @@
 """A sorting as NWB tables: Units, provenance and the embedding for pictures."""
 
 import json
+import math
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -63,7 +65,9 @@ def make_units(sorting: Sorting, source: NwbRecording, nwbfile: NWBFile, name: s
     rows = _electrode_rows(sorting, source)
     order = spike_order(sorting)
     ends = np.cumsum(np.bincount(sorting.unit_index, minlength=sorting.num_units)).astype(np.uint64)
-    columns = _ragged("spike_times", "time of each spike (s, session clock)", sorting.spike_times[order], ends)
+    columns = _ragged(
+        "spike_times", "time of each spike (s, session clock)", sorting.spike_times[order], ends
+    )
     columns += _observed(sorting)
     slots = nearest_channels(sorting)
     electrodes = DynamicTableRegion(
@@ -119,30 +123,31 @@ def make_provenance(sorting: Sorting, source: NwbRecording, units_path: str, nam
         **sorting.provenance,
         "package": "accm",
         "version": __version__,
+        "packages": {"python": platform.python_version(), **_versions()},
         "units_path": units_path,
+        "num_units": sorting.num_units,
         "source_file": source.file_path.name,
         "series_path": source.series_path,
         "dtype": source.dtype,
         "num_samples": source.num_samples,
         "sampling_frequency": sorting.sampling_frequency,
         "segments": [[s.start, s.stop] for s in sorting.segments],
-        "segment_times": np.asarray(sorting.segment_times).tolist(),
-        "gaps": [list(gap) for gap in source.gaps],
+        "segment_times": sorting.segment_times,
+        "gaps": source.gaps,
         "geometry_source": source.geometry_source,
-        "channel_ids": list(sorting.channel_ids),
-        "channel_locations": np.asarray(sorting.channel_locations).tolist(),
-        "channel_groups": np.asarray(sorting.channel_groups).tolist(),
-        "bad_channel_ids": list(sorting.bad_channel_ids),
-        "left_out": [list(item) for item in source.left_out],
-        "read_warnings": list(source.warnings),
+        "channel_ids": sorting.channel_ids,
+        "channel_locations": sorting.channel_locations,
+        "channel_groups": sorting.channel_groups,
+        "electrode_rows": _electrode_rows(sorting, source),
+        "bad_channel_ids": sorting.bad_channel_ids,
+        "left_out": source.left_out,
+        "read_warnings": source.warnings,
         "num_before": sorting.templates.num_before,
-        "num_samples_waveform": int(sorting.templates.mean.shape[1]),
-        "packages": {"python": platform.python_version(), **_versions()},
-        "sorting_provenance": dict(sorting.provenance),
+        "num_samples_waveform": sorting.templates.mean.shape[1],
     }
     return ScratchData(
         name=name,
-        data=json.dumps(content, default=_plain, allow_nan=False, sort_keys=True),
+        data=json.dumps(_plain(content), sort_keys=True),
         description="How these units were made: parameters, seed, versions, channels and gaps, as JSON.",
     )
 
@@ -170,14 +175,11 @@ def make_embedding(sorting: Sorting, name: str) -> DynamicTable | None:
     )
 
 
-def add_scratch(nwbfile: NWBFile, item: ScratchData | DynamicTable | None, name: str) -> None:
-    """Put an item into the scratch space in place of an earlier one of this name; None only removes that."""
-    earlier = nwbfile.scratch.get(name)
-    if earlier is not None:
-        nwbfile._remove_child(earlier)
+def remove_scratch(nwbfile: NWBFile, name: str) -> None:
+    """Leave an item of the scratch space out of the file that is written."""
+    if name in nwbfile.scratch:
+        nwbfile._remove_child(nwbfile.scratch[name])
         nwbfile.scratch.pop(name)
-    if item is not None:
-        nwbfile.add_scratch(item)
 
 
 def _electrode_rows(sorting: Sorting, source: NwbRecording) -> np.ndarray:
@@ -206,7 +208,11 @@ def _per_unit(
         )
     ]
     for name, text, waveforms in (
-        ("waveform_mean", "mean waveform of each unit (V): (units, samples, electrodes)", sorting.templates.mean),
+        (
+            "waveform_mean",
+            "mean waveform of each unit (V): (units, samples, electrodes)",
+            sorting.templates.mean,
+        ),
         ("waveform_sd", "standard deviation of the waveforms (V), of the same shape", sorting.templates.std),
     ):
         stored = waveforms.transpose(0, 2, 1)[units, slots].transpose(0, 2, 1) / MICROVOLTS_PER_VOLT
@@ -218,7 +224,9 @@ def _per_unit(
         values = np.asarray(metric)
         if values.dtype.kind == "f" and len(values) and np.isnan(values).all():
             continue  # a column of nothing says nothing, and nwbinspector objects
-        columns.append(VectorData(name=name, description=METRICS.get(name, f"quality metric {name}"), data=values))
+        columns.append(
+            VectorData(name=name, description=METRICS.get(name, f"quality metric {name}"), data=values)
+        )
     return columns
 
 
@@ -229,7 +237,9 @@ def _observed(sorting: Sorting) -> list[VectorData | VectorIndex]:
     return _ragged("obs_intervals", "start and stop of each gapless stretch that was sorted (s)", flat, ends)
 
 
-def _ragged(name: str, description: str, flat: np.ndarray, ends: np.ndarray) -> list[VectorData | VectorIndex]:
+def _ragged(
+    name: str, description: str, flat: np.ndarray, ends: np.ndarray
+) -> list[VectorData | VectorIndex]:
     return _index(VectorData(name=name, description=description, data=flat), ends)
 
 
@@ -248,9 +258,13 @@ def _versions() -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """Make JSON of what numpy and pathlib bring."""
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, np.generic):
-        return value.item()
-    return str(value)
+    """Turn what numpy, pathlib and NaN bring into what JSON holds."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | None) else str(value)

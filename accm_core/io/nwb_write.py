@@ -6,8 +6,9 @@ import secrets
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import h5py
 from pynwb import NWBHDF5IO, NWBFile, ProcessingModule
 
 from accm_core import __version__
@@ -16,16 +17,18 @@ from accm_core.io.nwb_file import OpenNwb
 from accm_core.io.nwb_read import NwbRecording, read_nwb
 from accm_core.io.nwb_tables import (
     PROCESSING_UNITS,
-    add_scratch,
     make_embedding,
     make_provenance,
     make_units,
+    remove_scratch,
     scratch_names,
 )
 from accm_core.types import Sorting
 
 UnitsMode = Literal["fail", "replace", "processing"]
 PROCESSING_MODULE = "ecephys"
+LINK_ABOVE_BYTES = 1 << 20
+"""With ``link``, larger arrays of the session are linked, smaller ones copied."""
 
 
 def write_nwb(
@@ -79,18 +82,35 @@ def write_nwb(
         # pynwb warns of other tables' old spellings on export; none of it is ours
         warnings.simplefilter("ignore")
         nwbfile = opened.nwbfile
+        _check_units(nwbfile, units, source.file_path)
         if units == "replace":
             _remove_units(nwbfile)
-        if link:
-            nwbfile = nwbfile.copy()
-        _add_units(nwbfile, sorting, source, units)
-        if link:
-            with NWBHDF5IO(temporary, "w", manager=opened.io.manager) as io:
-                io.write(nwbfile, link_data=True)
-        else:
-            with NWBHDF5IO(temporary, "w") as io:
-                io.export(src_io=opened.io, nwbfile=nwbfile)
+        _add_units(nwbfile, sorting, source)
+        nwbfile.generate_new_id(recurse=False)  # another file; what is copied keeps its identity
+        with _LinkingIO(temporary, "w") if link else NWBHDF5IO(temporary, "w") as io:
+            if link:
+                io.raw_name = source.dataset_name
+            io.export(src_io=opened.io, nwbfile=nwbfile)
     return target
+
+
+class _LinkingIO(NWBHDF5IO):
+    """Write the sorted series, and other large arrays of the session, as links to where they are."""
+
+    raw_name = ""
+
+    def write_dataset(self, parent: h5py.Group, builder: Any, **kwargs: Any) -> Any:
+        """Write or link one array; pynwb calls this for each."""
+        data = builder.data
+        if isinstance(data, h5py.Dataset) and (data.nbytes > LINK_ABOVE_BYTES or data.name == self.raw_name):
+            folder = Path(parent.file.filename).resolve().parent
+            parent[builder.name] = h5py.ExternalLink(_relative(data.file.filename, folder), data.name)
+            return None
+        return super().write_dataset(parent, builder, **kwargs)
+
+
+def _relative(file_name: str, folder: Path) -> str:
+    return os.path.relpath(Path(file_name).resolve(), folder)
 
 
 def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
@@ -101,7 +121,9 @@ def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
     if not target.exists():
         return
     if target.samefile(source):
-        raise NwbError(f"The output {target} is the session itself, which is never changed. Choose another name.")
+        raise NwbError(
+            f"The output {target} is the session itself, which is never changed. Choose another name."
+        )
     if not overwrite:
         raise NwbError(f"{target} exists. Choose another name, or ask for it to be overwritten.")
 
@@ -132,37 +154,65 @@ def _flush(path: Path) -> None:
 
 
 def _remove_units(nwbfile: NWBFile) -> None:
+    """Leave out the Units table, and what an earlier sort put beside one."""
     if nwbfile.units is not None:
         nwbfile._remove_child(nwbfile.units)
         nwbfile.fields["units"] = None
+    module = nwbfile.processing.get(PROCESSING_MODULE)
+    if module is not None and PROCESSING_UNITS in module.data_interfaces:
+        module._remove_child(module.data_interfaces[PROCESSING_UNITS])
+        module.data_interfaces.pop(PROCESSING_UNITS)
+    for beside in (False, True):
+        for name in scratch_names(beside=beside):
+            remove_scratch(nwbfile, name)
 
 
-def _add_units(nwbfile: NWBFile, sorting: Sorting, source: NwbRecording, mode: UnitsMode) -> None:
-    """Put units, provenance and embedding into the open session."""
+def _add_units(nwbfile: NWBFile, sorting: Sorting, source: NwbRecording) -> None:
+    """Put units, provenance and embedding into the open session.
+
+    Notes
+    -----
+    A Units table without rows is a violation to nwbinspector: where no unit was found there is no table, and the
+    provenance says so.
+    """
     beside = nwbfile.units is not None
-    if beside and mode == "fail":
-        raise NwbError(
-            f"{source.file_path} has a Units table already. Choose units=replace to leave it out of the new file, "
-            "or units=processing to keep it and put ours beside it."
-        )
-    provenance_name, embedding_name = scratch_names(beside=beside)
-    table = make_units(sorting, source, nwbfile, PROCESSING_UNITS if beside else "units")
-    if beside:
-        if PROCESSING_MODULE not in nwbfile.processing:
-            nwbfile.add_processing_module(ProcessingModule(PROCESSING_MODULE, "processed extracellular data"))
-        module = nwbfile.processing[PROCESSING_MODULE]
-        if PROCESSING_UNITS in module.data_interfaces:
-            raise NwbError(
-                f"{source.file_path} has processing/{PROCESSING_MODULE}/{PROCESSING_UNITS} already. "
-                "Sort the session it was made from, or choose units=replace."
-            )
-        module.add(table)
-    else:
-        nwbfile.units = table
     path = f"processing/{PROCESSING_MODULE}/{PROCESSING_UNITS}" if beside else "units"
-    add_scratch(nwbfile, make_provenance(sorting, source, path, provenance_name), provenance_name)
-    add_scratch(nwbfile, make_embedding(sorting, embedding_name), embedding_name)
-    earlier = [] if nwbfile.was_generated_by is None else [list(map(str, row)) for row in nwbfile.was_generated_by]
+    if sorting.num_units > 0:
+        table = make_units(sorting, source, nwbfile, path.split("/")[-1])
+        if beside:
+            _ecephys(nwbfile).add(table)
+        else:
+            nwbfile.units = table
+    provenance_name, embedding_name = scratch_names(beside=beside)
+    nwbfile.add_scratch(make_provenance(sorting, source, path, provenance_name))
+    embedding = make_embedding(sorting, embedding_name)
+    if embedding is not None:
+        nwbfile.add_scratch(embedding)
+    earlier = (
+        [] if nwbfile.was_generated_by is None else [list(map(str, row)) for row in nwbfile.was_generated_by]
+    )
     ours = ["accm", __version__]
     nwbfile.fields["was_generated_by"] = [*(row for row in earlier if row != ours), ours]
     nwbfile.set_modified()
+
+
+def _check_units(nwbfile: NWBFile, mode: UnitsMode, source: Path) -> None:
+    """Refuse units that are there already, where they are not to be replaced or kept."""
+    module = nwbfile.processing.get(PROCESSING_MODULE)
+    path = "Units table"
+    taken = nwbfile.units is not None and mode == "fail"
+    if module is not None and PROCESSING_UNITS in module.data_interfaces:
+        path, taken = f"processing/{PROCESSING_MODULE}/{PROCESSING_UNITS}", True
+    elif any(name in nwbfile.scratch for name in scratch_names(beside=False)) and nwbfile.units is None:
+        path, taken = "sorting by accm (without units)", True
+    if taken and mode != "replace":
+        raise NwbError(
+            f"{source} has a {path} already. Choose units=replace to leave it out of the new file"
+            + ("." if mode == "processing" else ", or units=processing to keep it and put ours beside it.")
+        )
+
+
+def _ecephys(nwbfile: NWBFile) -> ProcessingModule:
+    if PROCESSING_MODULE not in nwbfile.processing:
+        nwbfile.create_processing_module(PROCESSING_MODULE, "processed extracellular data")
+    return nwbfile.processing[PROCESSING_MODULE]

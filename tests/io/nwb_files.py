@@ -114,7 +114,9 @@ def make_sorting(recording: Any, *, num_units: int = 3, spikes_per_unit: int = 4
         mean[unit, num_before] = -100.0 / (1.0 + apart)
     times = recording.sample_to_time(np.array([(s.start, s.stop - 1) for s in recording.segments]))
     times = times + [0.0, 1.0 / recording.sampling_frequency]
-    embedded = np.sort(rng.choice(num_spikes, num_spikes // 2, replace=False)) if num_spikes else np.zeros(0, int)
+    embedded = (
+        np.sort(rng.choice(num_spikes, num_spikes // 2, replace=False)) if num_spikes else np.zeros(0, int)
+    )
     return Sorting(
         sampling_frequency=recording.sampling_frequency,
         channel_ids=recording.channel_ids,

@@ -1,0 +1,261 @@
+"""Read units back: our own sorting in full, or the spike times of anyone's."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hdmf.common import DynamicTable, VectorIndex
+from pynwb import NWBFile
+from pynwb.misc import Units
+
+from accm_core.errors import NwbError
+from accm_core.io.nwb_file import OpenNwb, explain_read
+from accm_core.io.nwb_series import choose_series
+from accm_core.io.nwb_tables import MICROVOLTS_PER_VOLT, scratch_names
+from accm_core.types import EmbeddingSample, Segment, Sorting, Templates
+
+_NOT_METRICS = frozenset(
+    {
+        "spike_times",
+        "obs_intervals",
+        "electrodes",
+        "electrode_group",
+        "waveform_mean",
+        "waveform_sd",
+        "unit_name",
+        "quality",
+        "quality_reason",
+        "spike_amplitudes",
+        "spike_probability",
+        "spike_overlaps",
+        "spike_samples",
+    }
+)
+
+
+class SpikeTrains(dict[str, np.ndarray]):
+    """Spike times (s, float64, sorted) by unit name.
+
+    Attributes
+    ----------
+    sampling_frequency : float or None
+        Hz, where the file tells.
+    """
+
+    sampling_frequency: float | None = None
+
+
+def read_sorting(file_path: str | Path) -> Sorting:
+    """Read a file that `write_nwb` wrote, with or without its raw data.
+
+    Returns
+    -------
+    Sorting
+        As it was written, but: spikes at the same sample are ordered by unit, metrics that were NaN for every
+        unit are absent, and templates are zero on channels where they were not stored.
+
+    Raises
+    ------
+    NwbError
+        If the file cannot be read, or accm did not write it.
+    """
+    with OpenNwb(file_path) as opened, explain_read(opened.file_path, "the units"):
+        provenance, embedding = _find_provenance(opened.nwbfile, opened.file_path)
+        units = _find_units(opened.nwbfile, provenance["units_path"])
+        return _make_sorting(provenance, units, embedding)
+
+
+def read_spike_trains(file_path: str | Path, units_path: str | None = None) -> SpikeTrains:
+    """Read the spike times of the units of any NWB file.
+
+    Parameters
+    ----------
+    units_path : str, optional
+        ``units`` or ``processing/MODULE/NAME``. By default what accm wrote last; else ``units``; else the only
+        Units table among the processing modules.
+
+    Returns
+    -------
+    SpikeTrains
+        Named by the column ``unit_name`` where each has its own, else by id. Empty where accm found no unit.
+
+    Raises
+    ------
+    NwbError
+        If there is no such table, or it has no spike times.
+    """
+    with OpenNwb(file_path) as opened, explain_read(opened.file_path, "the units"):
+        nwbfile = opened.nwbfile
+        trains = SpikeTrains()
+        if units_path is None and _is_ours(nwbfile):
+            provenance = _find_provenance(nwbfile, opened.file_path)[0]
+            units_path = str(provenance["units_path"])
+            if provenance["num_units"] == 0:
+                trains.sampling_frequency = float(provenance["sampling_frequency"])
+                return trains
+        table = _find_units(nwbfile, units_path or _only_units(nwbfile, opened.file_path))
+        if table is None or "spike_times" not in table.colnames:
+            raise NwbError(f"{file_path} has no Units with spike times at {units_path or 'units'}.")
+        times = np.split(*_ragged(table, "spike_times"))[: len(table)]
+        for name, train in zip(_unit_names(table), times, strict=True):
+            trains[name] = np.sort(np.asarray(train, dtype=np.float64))
+        trains.sampling_frequency = _sampling_frequency(table, nwbfile, opened.file_path)
+        return trains
+
+
+def _is_ours(nwbfile: NWBFile) -> bool:
+    return any(scratch_names(beside=beside)[0] in nwbfile.scratch for beside in (True, False))
+
+
+def _find_provenance(nwbfile: NWBFile, file_path: Path) -> tuple[dict[str, Any], DynamicTable | None]:
+    for beside in (True, False):  # units beside earlier ones were written after them
+        provenance, embedding = scratch_names(beside=beside)
+        if provenance in nwbfile.scratch:
+            item = nwbfile.scratch[provenance].data
+            text = item[()] if hasattr(item, "shape") else item
+            try:
+                content = json.loads(text)
+            except (TypeError, ValueError) as error:
+                raise NwbError(
+                    f"The provenance in {file_path} cannot be read: {error}. Sort the session again."
+                ) from error
+            return content, nwbfile.scratch.get(embedding)
+    raise NwbError(
+        f"{file_path} was not written by accm: it has no provenance of ours. Give a file that accm sort wrote."
+    )
+
+
+def _find_units(nwbfile: NWBFile, path: str) -> Units | None:
+    parts = path.strip("/").split("/")
+    if parts == ["units"]:
+        return nwbfile.units
+    if len(parts) == 3 and parts[0] == "processing" and parts[1] in nwbfile.processing:
+        return nwbfile.processing[parts[1]].data_interfaces.get(parts[2])
+    return None
+
+
+def _only_units(nwbfile: NWBFile, file_path: Path) -> str:
+    if nwbfile.units is not None:
+        return "units"
+    found = [
+        f"processing/{module.name}/{name}"
+        for module in nwbfile.processing.values()
+        for name, item in module.data_interfaces.items()
+        if isinstance(item, Units)
+    ]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise NwbError(f"{file_path} has no Units table. Give a file with sorted units.")
+    raise NwbError(f"{file_path} has {len(found)} Units tables: {', '.join(found)}. Name one of them.")
+
+
+def _unit_names(table: Units) -> list[str]:
+    if "unit_name" in table.colnames:
+        names = [str(name) for name in table["unit_name"].data[:]]
+        if len(set(names)) == len(names):
+            return names
+    return [str(unit) for unit in table.id[:]]
+
+
+def _sampling_frequency(table: Units, nwbfile: NWBFile, file_path: Path) -> float | None:
+    """Rate of the recording: of the waveforms, of the resolution, or of the only raw series."""
+    if table.waveform_rate is not None:
+        return float(table.waveform_rate)
+    if table.resolution is not None and table.resolution > 0:
+        return float(1.0 / table.resolution)
+    try:
+        return choose_series(nwbfile, None, file_path)[0].rate or None
+    except NwbError:
+        return None
+
+
+def _ragged(table: Units, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Flat values, and the row at which each unit but the first begins."""
+    index = table[name]
+    return index.target.data[:], np.asarray(index.data[:], dtype=np.int64)
+
+
+def _make_sorting(provenance: dict[str, Any], units: Units | None, embedding: DynamicTable | None) -> Sorting:
+    num_channels, num_samples = len(provenance["channel_ids"]), int(provenance["num_samples_waveform"])
+    shared: dict[str, Any] = {
+        "sampling_frequency": float(provenance["sampling_frequency"]),
+        "channel_ids": tuple(provenance["channel_ids"]),
+        "channel_locations": np.array(provenance["channel_locations"], dtype=np.float64).reshape(-1, 2),
+        "channel_groups": np.array(provenance["channel_groups"], dtype=np.int64),
+        "bad_channel_ids": tuple(provenance["bad_channel_ids"]),
+        "segments": tuple(Segment(*pair) for pair in provenance["segments"]),
+        "segment_times": np.array(provenance["segment_times"], dtype=np.float64).reshape(-1, 2),
+        "provenance": provenance,
+    }
+    num_before = int(provenance["num_before"])
+    if units is None:
+        empty = np.zeros((0, num_samples, num_channels), dtype=np.float32)
+        return Sorting(
+            **shared,
+            **_flat_spikes(None),
+            unit_ids=np.zeros(0, dtype=np.int64),
+            templates=Templates(empty, empty, num_before),
+            quality={},
+            labels=(),
+            label_reasons=(),
+            embedding=EmbeddingSample(np.zeros(0, dtype=np.int64), np.zeros((0, 2), dtype=np.float32)),
+        )
+    spikes = _flat_spikes(units)
+    order = np.lexsort((spikes["unit_index"], spikes["sample_index"]))
+    return Sorting(
+        **shared,
+        **{name: values[order] for name, values in spikes.items()},
+        unit_ids=np.asarray(units.id[:], dtype=np.int64),
+        templates=_templates(units, provenance, num_before),
+        quality={
+            name: units[name].data[:]
+            for name in units.colnames
+            if name not in _NOT_METRICS and not isinstance(units[name], VectorIndex)
+        },
+        labels=tuple(str(label) for label in units["quality"].data[:]),
+        label_reasons=tuple(str(reason) for reason in units["quality_reason"].data[:]),
+        embedding=_embedding(embedding, order),
+    )
+
+
+def _flat_spikes(units: Units | None) -> dict[str, np.ndarray]:
+    """Arrays of one value a spike, ordered by unit then sample, by their names in `Sorting`."""
+    names = {
+        "sample_index": ("spike_samples", np.int64),
+        "spike_times": ("spike_times", np.float64),
+        "amplitude_uV": ("spike_amplitudes", np.float32),
+        "probability": ("spike_probability", np.float32),
+        "is_overlap": ("spike_overlaps", np.bool_),
+    }
+    if units is None:
+        empty = {name: np.zeros(0, dtype=dtype) for name, (_, dtype) in names.items()}
+        return {**empty, "unit_index": np.zeros(0, dtype=np.int64)}
+    spikes = {name: _ragged(units, column)[0].astype(dtype) for name, (column, dtype) in names.items()}
+    ends = _ragged(units, "spike_times")[1]
+    spikes["unit_index"] = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
+    return spikes
+
+
+def _templates(units: Units, provenance: dict[str, Any], num_before: int) -> Templates:
+    channel_of = {int(row): k for k, row in enumerate(provenance["electrode_rows"])}
+    rows, ends = _ragged(units, "electrodes")
+    slots = np.array([channel_of[int(row)] for row in rows], dtype=np.int64).reshape(len(ends), -1)
+    full = []
+    for name in ("waveform_mean", "waveform_sd"):
+        stored = units[name].data[:].astype(np.float64) * MICROVOLTS_PER_VOLT
+        waveforms = np.zeros((*stored.shape[:2], len(channel_of)), dtype=np.float32)
+        np.put_along_axis(waveforms, slots[:, np.newaxis, :], stored.astype(np.float32), axis=2)
+        full.append(waveforms)
+    return Templates(full[0], full[1], num_before)
+
+
+def _embedding(table: DynamicTable | None, order: np.ndarray) -> EmbeddingSample:
+    if table is None:
+        return EmbeddingSample(np.zeros(0, dtype=np.int64), np.zeros((0, 2), dtype=np.float32))
+    row_of = np.empty(len(order), dtype=np.int64)
+    row_of[order] = np.arange(len(order))
+    return EmbeddingSample(
+        row_of[table["spike"].data[:].astype(np.int64)], table["position"].data[:].astype(np.float32)
+    )
