@@ -1,0 +1,5 @@
+"""The report: one self-contained HTML page by which a person judges a sort."""
+
+from accm_core.report.page import check_report_path, render_report, write_report
+
+__all__ = ["check_report_path", "render_report", "write_report"]
