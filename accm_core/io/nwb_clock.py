@@ -1,6 +1,7 @@
 """From sample to time: a constant rate, or time stamps with gaps."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -18,7 +19,6 @@ MIN_SEGMENT_S = 0.1
 """A gapless stretch shorter than this (s) cannot be filtered; it is left out, with a warning."""
 _BLOCK = 1 << 20  # time stamps read at once: 8 MiB
 _ROUND = 1e-6  # a rate this close (relative) to a whole number of Hz is that number
-_ROUNDING = 64  # a step under this many float64 roundings of the time is noise, not a step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,8 @@ def read_clock(series: ElectricalSeries, path: str, file_path: Path, lock: Lock)
         )
     if len(stamps) != num_samples:
         raise NwbError(
-            f"{path} has {num_samples} samples but {len(stamps)} timestamps; they must agree. Convert it again."
+            f"{path} has {num_samples} samples but {len(stamps)} timestamps; they must agree. "
+            "Convert the session again."
         )
     if num_samples < 2:
         raise NwbError(f"{path} has {num_samples} sample; two or more are needed to tell the rate.")
@@ -109,7 +110,7 @@ def read_clock(series: ElectricalSeries, path: str, file_path: Path, lock: Lock)
     frequency = 1.0 / period
     if abs(frequency - round(frequency)) < _ROUND * frequency:
         frequency = float(round(frequency))
-    segments, warnings = _keep_long(list(zip(edges[:-1], edges[1:], strict=True)), frequency, path)
+    segments, warnings = _keep_long(list(pairwise(edges)), frequency, path)
     return Clock(
         sampling_frequency=frequency,
         num_samples=num_samples,
@@ -149,8 +150,8 @@ def _refuse_order(block: np.ndarray, start: int, path: str) -> None:
         )
     k = int(np.flatnonzero(np.diff(block) <= 0)[0])
     raise NwbError(
-        f"The timestamps of {path} do not increase: {block[k]:.6f} s at sample {start + k}, {block[k + 1]:.6f} s at "
-        f"sample {start + k + 1}. Correct them, or write the series with a rate."
+        f"The timestamps of {path} do not increase: {block[k]:.6f} s at sample {start + k}, "
+        f"{block[k + 1]:.6f} s at sample {start + k + 1}. Correct them, or write the series with a rate."
     )
 
 
@@ -162,8 +163,8 @@ def _keep_long(
     short = [(a, b) for a, b in stretches if b - a < shortest]
     if not kept:
         raise NwbError(
-            f"{path} has {len(stretches) - 1} gaps in its timestamps and no gapless stretch of {MIN_SEGMENT_S} s. "
-            "Write the series with a rate, or correct its timestamps."
+            f"{path} has {len(stretches) - 1} gaps in its timestamps and no gapless stretch of "
+            f"{MIN_SEGMENT_S} s. Write the series with a rate, or correct its timestamps."
         )
     if not short:
         return kept, ()

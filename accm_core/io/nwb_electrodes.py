@@ -42,8 +42,8 @@ _STATUS_COLUMNS = ("quality", "status", "channel_quality", "channel_status", "el
 _BAD_WORDS = frozenset({"bad", "dead", "noise", "noisy", "broken", "shorted", "out", "floating"})
 _FALSE_WORDS = frozenset({"", "0", "0.0", "false", "f", "no", "n", "nan", "none"})
 _NOT_NEURAL = (
-    r"adc|dac|aux|auxiliary|ttl|sync|sy|din|dout|digital|analog|analogue|analog[ _-]?in(?:put)?s?|trigger|trig|"
-    r"photodiode|accel|accelerometer|gyro|vdd|nidq"
+    r"adc|dac|aux|auxiliary|ttl|sync|sy|din|dout|digital|analog|analogue|analog[ _-]?in(?:put)?s?|"
+    r"trigger|trig|photodiode|accel|accelerometer|gyro|vdd|nidq"
 )
 _NAME_PATTERN = re.compile(rf"(?<![a-z])(?:{_NOT_NEURAL})(?![a-z])", re.IGNORECASE)
 _WHOLE_PATTERN = re.compile(rf"(?:{_NOT_NEURAL})[ _-]?\d*(?: channels?)?", re.IGNORECASE)
@@ -91,8 +91,8 @@ def read_electrodes(series: ElectricalSeries, path: str) -> Electrodes:
     unique, counts = np.unique(rows, return_counts=True)
     if len(unique) != len(rows):
         raise NwbError(
-            f"{path} refers to row {unique[counts > 1][0]} of the electrodes table twice; each channel needs its own. "
-            "Correct the electrodes of the series."
+            f"{path} refers to row {unique[counts > 1][0]} of the electrodes table twice; each channel "
+            "needs its own. Correct the electrodes of the series."
         )
     columns = {}
     for name in table.colnames:
@@ -112,9 +112,7 @@ def find_left_out(electrodes: Electrodes) -> dict[int, str]:
     names = [_clean(group.name) for group in electrodes.groups]
     has_named = any(name.lower() not in _NO_GROUP for name in names)
     for channel, group in enumerate(electrodes.groups):
-        if names[channel].lower() in _NO_GROUP and has_named:
-            reasons[channel] = f"not neural: its electrode group is {names[channel]!r}"
-        elif _NAME_PATTERN.search(names[channel]):
+        if (has_named and names[channel].lower() in _NO_GROUP) or _NAME_PATTERN.search(names[channel]):
             reasons[channel] = f"not neural: its electrode group is {names[channel]!r}"
         elif _WHOLE_PATTERN.fullmatch(_clean(group.location)):
             reasons[channel] = f"not neural: its electrode group lies in {_clean(group.location)!r}"

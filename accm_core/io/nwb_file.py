@@ -106,8 +106,8 @@ def explain_read(file_path: Path, what: str) -> Iterator[None]:
         text = str(error)
         if "filter" in text or "can't open directory" in text or "can't dlopen" in text:
             remedy = (
-                "its compression filter is not installed. Install the HDF5 plugin that the file was written with, "
-                "or rewrite it with gzip"
+                "its compression filter is not installed. Install the HDF5 plugin that the file was "
+                "written with, or rewrite it with gzip"
             )
         elif "truncated" in text or "addr overflow" in text or "file read failed" in text:
             remedy = "the file is damaged or cut short. Copy or convert the session again"
@@ -124,7 +124,7 @@ def _explain_open(file_path: Path, size: int, error: OSError) -> str:
         return (
             f"{file_path} is cut short: it ends at {size} bytes, before its own end. Copy the session again."
         )
-    if error.errno in (errno.EAGAIN, errno.EACCES) and "lock" in text or "already open" in text:
+    if (error.errno in (errno.EAGAIN, errno.EACCES) and "lock" in text) or "already open" in text:
         return (
             f"{file_path} is locked: another program has it open for writing. Wait until it is done; "
             "on a network disk without locks set HDF5_USE_FILE_LOCKING=FALSE."
@@ -132,7 +132,7 @@ def _explain_open(file_path: Path, size: int, error: OSError) -> str:
     if isinstance(error, PermissionError) or error.errno == errno.EACCES:
         return f"{file_path} may not be read by this user. Change its permissions."
     if "signature" in text:
-        return f"{file_path} is not an HDF5 file, so it is not an NWB file that can be read here. Check what it is."
+        return f"{file_path} is not an HDF5 file, so not an NWB file that can be read here. Check what it is."
     return f"Cannot open {file_path}: {_first_line(error)}."
 
 

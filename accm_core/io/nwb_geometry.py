@@ -43,9 +43,9 @@ def read_geometry(
 ) -> Geometry:
     """Find the positions of the kept channels.
 
-    A probe file that is given wins; else ``rel_x``/``rel_y``, an ndx-probeinterface device, and ``x``/``y``/``z``
-    are tried in this order. A source that is not finite, or puts two channels of a shank in one place, is passed
-    over with a warning.
+    A probe file that is given wins; else ``rel_x``/``rel_y``, an ndx-probeinterface device, and
+    ``x``/``y``/``z`` are tried in this order. A source that is not finite, or puts two channels of a shank in
+    one place, is passed over with a warning.
 
     Parameters
     ----------
@@ -185,8 +185,8 @@ def _from_probe_file(file_path: Path, kept: np.ndarray, num_channels: int) -> Ge
     if any(w is None for w in wired):
         if num_contacts != num_channels:
             raise NwbError(
-                f"The probe file {file_path} has {num_contacts} contacts and no wiring; the series has {num_channels} "
-                "channels. Set device_channel_indices in the probe file."
+                f"The probe file {file_path} has {num_contacts} contacts and no wiring; the series has "
+                f"{num_channels} channels. Set device_channel_indices in the probe file."
             )
         channel_of = np.arange(num_contacts)
     else:

@@ -115,7 +115,7 @@ class NwbRecording:
         return self.num_samples / self.sampling_frequency
 
     def get_traces(self, start: int, stop: int) -> np.ndarray:
-        """Samples ``start`` to ``stop`` of the kept channels in µV: (stop - start, n_channels), float32.
+        """Read samples ``start`` to ``stop`` of the kept channels in µV: (n, n_channels), float32.
 
         Raises
         ------
@@ -126,7 +126,7 @@ class NwbRecording:
         """
         if not 0 <= start <= stop <= self.num_samples:
             raise RecordingError(
-                f"Samples {start} to {stop} were asked for; {self.series_path} has samples 0 to {self.num_samples}."
+                f"Samples {start} to {stop} were asked for; {self.series_path} has 0 to {self.num_samples}."
             )
         raw = self._read(start, stop)
         if raw.dtype.kind == "f":
@@ -170,7 +170,7 @@ class NwbRecording:
         self.close()
 
     def _read(self, start: int, stop: int) -> np.ndarray:
-        """Stored values of the kept channels, (stop - start, n_channels)."""
+        """Read the stored values of the kept channels, (stop - start, n_channels)."""
         with self._lock:
             if not self._dataset:
                 raise NwbError(f"{self.file_path} was closed; read it again with read_nwb.")
@@ -182,8 +182,8 @@ class NwbRecording:
             return
         sample, channel = np.argwhere(~np.isfinite(raw))[0]
         raise RecordingError(
-            f"{self.series_path} is not finite at sample {start + sample}, channel {self.channel_ids[channel]}. "
-            "Leave that stretch out, or fill it in, when converting."
+            f"{self.series_path} is not finite at sample {start + sample}, "
+            f"channel {self.channel_ids[channel]}. Leave that stretch out, or fill it in, when converting."
         )
 
 
@@ -283,8 +283,8 @@ def _scaling(series: ElectricalSeries, path: str, warnings: list[str]) -> tuple[
     offset = float(series.offset or 0.0)
     if not (np.isfinite(gain).all() and (gain != 0).all() and np.isfinite(offset)):
         raise NwbError(
-            f"{path} has conversion {series.conversion:g} and offset {offset:g}, with channel_conversion a gain of "
-            f"{gain.min():g} to {gain.max():g}; gains must be finite and not 0. Correct them in the file."
+            f"{path} has gains of {gain.min():g} to {gain.max():g} V (conversion, channel_conversion) and offset "
+            f"{offset:g} V; gains must be finite and not 0. Correct them in the file."
         )
     return gain * MICROVOLTS_PER_VOLT, offset * MICROVOLTS_PER_VOLT
 
@@ -343,6 +343,6 @@ def _select(dataset: Any, start: int, stop: int, columns: np.ndarray) -> np.ndar
 
 
 def _number(geometry: Geometry) -> np.ndarray:
-    """Number of each channel's shank, in order of appearance, int64."""
+    """Give each channel the number of its shank, in order of appearance, int64."""
     order = {name: k for k, name in enumerate(dict.fromkeys(geometry.group_names))}
     return np.array([order[name] for name in geometry.group_names], dtype=np.int64)

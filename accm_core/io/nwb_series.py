@@ -79,8 +79,8 @@ def choose_series(nwbfile: NWBFile, name: str | None, file_path: Path) -> tuple[
         )
     if not fit:
         raise NwbError(
-            f"{file_path} has no raw series of {MIN_RATE_HZ:g} Hz or more in acquisition. Found: {_listed(found)}. "
-            f"To sort one all the same, name it: --series {found[0].path}."
+            f"{file_path} has no raw series of {MIN_RATE_HZ:g} Hz or more in acquisition. "
+            f"Found: {_listed(found)}. To sort one all the same, name it: --series {found[0].path}."
         )
     return fit[0], [f"{c.path} is passed over ({c.refusal})." for c in found if c is not fit[0]]
 
@@ -107,12 +107,12 @@ def check_layout(series: ElectricalSeries, path: str) -> None:
         return
     if data.shape[0] == num_electrodes:
         raise NwbError(
-            f"{path} has shape {data.shape} and {num_electrodes} electrodes: the second dimension does not match "
-            "the electrodes, the first does. The data are transposed; write them as (samples, channels)."
+            f"{path} has shape {data.shape} and {num_electrodes} electrodes: the second dimension does not "
+            "match the electrodes, the first does. The data are transposed; write them as (samples, channels)."
         )
     raise NwbError(
-        f"{path} has {num_channels} channels but its electrodes region has {num_electrodes} rows; they must agree. "
-        "Correct the electrodes of the series."
+        f"{path} has {num_channels} channels but its electrodes region has {num_electrodes} rows; "
+        "they must agree. Correct the electrodes of the series."
     )
 
 
@@ -155,7 +155,7 @@ def _inside(item: Any, folder: str, *, is_lfp: bool) -> Iterator[Candidate]:
 
 
 def _rate(series: ElectricalSeries) -> float:
-    """Sampling rate (Hz), from the first time stamps where there is no rate."""
+    """Tell the sampling rate (Hz), from the first time stamps where there is no rate."""
     if series.rate is not None:
         return float(series.rate)
     if series.timestamps is None or len(series.timestamps) < 2:

@@ -28,7 +28,7 @@ PACKAGES = ("numpy", "scipy", "h5py", "pynwb", "hdmf", "torch", "scikit-learn", 
 METRICS = {
     "num_spikes": "number of spikes",
     "firing_rate": "spikes per second of what was observed (Hz)",
-    "snr": "peak of the mean waveform on its main channel over the noise level there (median absolute deviation)",
+    "snr": "peak of the mean waveform on its main channel over the noise level (MAD) there",
     "amplitude_median": "median of the spikes' amplitudes (µV)",
     "isi_violations_ratio": "rate of contaminating spikes over the rate of all, from refractory violations",
     "isi_violations_count": "intervals between spikes shorter than the refractory time",
@@ -102,8 +102,8 @@ def make_units(sorting: Sorting, source: NwbRecording, nwbfile: NWBFile, name: s
 def nearest_channels(sorting: Sorting) -> np.ndarray:
     """Channels on which each unit's waveform is stored, the main one first: (n_units, n_stored), int64.
 
-    As many for each unit as the largest shank has, `MAX_ELECTRODES` at most; channels of other shanks come last,
-    where a smaller shank has too few.
+    As many for each unit as the largest shank has, `MAX_ELECTRODES` at most; channels of other shanks come
+    last, where a smaller shank has too few.
     """
     groups = np.unique(sorting.channel_groups, return_counts=True)[1]
     num_stored = min(int(groups.max()), MAX_ELECTRODES)
@@ -188,8 +188,8 @@ def _electrode_rows(sorting: Sorting, source: NwbRecording) -> np.ndarray:
     missing = [name for name in sorting.channel_ids if name not in row]
     if missing:
         raise NwbError(
-            f"The sorting has channel {missing[0]!r}, which {source.series_path} of {source.file_path} has not. "
-            "Give the session that was sorted."
+            f"The sorting has channel {missing[0]!r}, which {source.series_path} of "
+            f"{source.file_path} has not. Give the session that was sorted."
         )
     return np.array([row[name] for name in sorting.channel_ids], dtype=np.int64)
 
@@ -218,8 +218,10 @@ def _per_unit(
         stored = waveforms.transpose(0, 2, 1)[units, slots].transpose(0, 2, 1) / MICROVOLTS_PER_VOLT
         columns.append(VectorData(name=name, description=text, data=stored.astype(np.float32)))
     texts = ([str(unit) for unit in sorting.unit_ids], list(sorting.labels), list(sorting.label_reasons))
-    for (name, text), values in zip(_TEXT.items(), texts, strict=True):
-        columns.append(VectorData(name=name, description=text, data=values))
+    columns += [
+        VectorData(name=name, description=text, data=words)
+        for (name, text), words in zip(_TEXT.items(), texts, strict=True)
+    ]
     for name, metric in sorting.quality.items():
         values = np.asarray(metric)
         if values.dtype.kind == "f" and len(values) and np.isnan(values).all():

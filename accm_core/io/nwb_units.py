@@ -11,8 +11,9 @@ from pynwb.misc import Units
 
 from accm_core.errors import NwbError
 from accm_core.io.nwb_file import OpenNwb, explain_read
+from accm_core.io.nwb_read import MICROVOLTS_PER_VOLT
 from accm_core.io.nwb_series import choose_series
-from accm_core.io.nwb_tables import MICROVOLTS_PER_VOLT, scratch_names
+from accm_core.io.nwb_tables import scratch_names
 from accm_core.types import EmbeddingSample, Segment, Sorting, Templates
 
 _NOT_METRICS = frozenset(
@@ -72,8 +73,8 @@ def read_spike_trains(file_path: str | Path, units_path: str | None = None) -> S
     Parameters
     ----------
     units_path : str, optional
-        ``units`` or ``processing/MODULE/NAME``. By default what accm wrote last; else ``units``; else the only
-        Units table among the processing modules.
+        ``units`` or ``processing/MODULE/NAME``. By default what accm wrote last; else ``units``; else
+        the only Units table among the processing modules.
 
     Returns
     -------
@@ -178,75 +179,74 @@ def _ragged(table: Units, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _make_sorting(provenance: dict[str, Any], units: Units | None, embedding: DynamicTable | None) -> Sorting:
-    num_channels, num_samples = len(provenance["channel_ids"]), int(provenance["num_samples_waveform"])
-    shared: dict[str, Any] = {
-        "sampling_frequency": float(provenance["sampling_frequency"]),
-        "channel_ids": tuple(provenance["channel_ids"]),
-        "channel_locations": np.array(provenance["channel_locations"], dtype=np.float64).reshape(-1, 2),
-        "channel_groups": np.array(provenance["channel_groups"], dtype=np.int64),
-        "bad_channel_ids": tuple(provenance["bad_channel_ids"]),
-        "segments": tuple(Segment(*pair) for pair in provenance["segments"]),
-        "segment_times": np.array(provenance["segment_times"], dtype=np.float64).reshape(-1, 2),
-        "provenance": provenance,
-    }
-    num_before = int(provenance["num_before"])
-    if units is None:
-        empty = np.zeros((0, num_samples, num_channels), dtype=np.float32)
-        return Sorting(
-            **shared,
-            **_flat_spikes(None),
-            unit_ids=np.zeros(0, dtype=np.int64),
-            templates=Templates(empty, empty, num_before),
-            quality={},
-            labels=(),
-            label_reasons=(),
-            embedding=EmbeddingSample(np.zeros(0, dtype=np.int64), np.zeros((0, 2), dtype=np.float32)),
-        )
-    spikes = _flat_spikes(units)
-    order = np.lexsort((spikes["unit_index"], spikes["sample_index"]))
+    unit_index = _unit_index(units)
+    sample_index = _per_spike(units, "spike_samples", np.int64)
+    order = np.lexsort((unit_index, sample_index))
     return Sorting(
-        **shared,
-        **{name: values[order] for name, values in spikes.items()},
-        unit_ids=np.asarray(units.id[:], dtype=np.int64),
-        templates=_templates(units, provenance, num_before),
-        quality={
-            name: units[name].data[:]
-            for name in units.colnames
-            if name not in _NOT_METRICS and not isinstance(units[name], VectorIndex)
-        },
-        labels=tuple(str(label) for label in units["quality"].data[:]),
-        label_reasons=tuple(str(reason) for reason in units["quality_reason"].data[:]),
+        sampling_frequency=float(provenance["sampling_frequency"]),
+        channel_ids=tuple(provenance["channel_ids"]),
+        channel_locations=np.array(provenance["channel_locations"], dtype=np.float64).reshape(-1, 2),
+        channel_groups=np.array(provenance["channel_groups"], dtype=np.int64),
+        bad_channel_ids=tuple(provenance["bad_channel_ids"]),
+        unit_ids=np.zeros(0, dtype=np.int64) if units is None else np.asarray(units.id[:], dtype=np.int64),
+        sample_index=sample_index[order],
+        spike_times=_per_spike(units, "spike_times", np.float64)[order],
+        unit_index=unit_index[order],
+        amplitude_uV=_per_spike(units, "spike_amplitudes", np.float32)[order],
+        probability=_per_spike(units, "spike_probability", np.float32)[order],
+        is_overlap=_per_spike(units, "spike_overlaps", np.bool_)[order],
+        templates=_templates(units, provenance),
+        quality=_metrics(units),
+        labels=_texts(units, "quality"),
+        label_reasons=_texts(units, "quality_reason"),
         embedding=_embedding(embedding, order),
+        segments=tuple(Segment(*pair) for pair in provenance["segments"]),
+        segment_times=np.array(provenance["segment_times"], dtype=np.float64).reshape(-1, 2),
+        provenance=provenance,
     )
 
 
-def _flat_spikes(units: Units | None) -> dict[str, np.ndarray]:
-    """Arrays of one value a spike, ordered by unit then sample, by their names in `Sorting`."""
-    names = {
-        "sample_index": ("spike_samples", np.int64),
-        "spike_times": ("spike_times", np.float64),
-        "amplitude_uV": ("spike_amplitudes", np.float32),
-        "probability": ("spike_probability", np.float32),
-        "is_overlap": ("spike_overlaps", np.bool_),
-    }
+def _per_spike(units: Units | None, column: str, dtype: Any) -> np.ndarray:
+    """One value a spike, ordered by unit then sample."""
+    return np.zeros(0, dtype=dtype) if units is None else _ragged(units, column)[0].astype(dtype)
+
+
+def _unit_index(units: Units | None) -> np.ndarray:
     if units is None:
-        empty = {name: np.zeros(0, dtype=dtype) for name, (_, dtype) in names.items()}
-        return {**empty, "unit_index": np.zeros(0, dtype=np.int64)}
-    spikes = {name: _ragged(units, column)[0].astype(dtype) for name, (column, dtype) in names.items()}
+        return np.zeros(0, dtype=np.int64)
     ends = _ragged(units, "spike_times")[1]
-    spikes["unit_index"] = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
-    return spikes
+    return np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
 
 
-def _templates(units: Units, provenance: dict[str, Any], num_before: int) -> Templates:
+def _texts(units: Units | None, column: str) -> tuple[str, ...]:
+    return () if units is None else tuple(str(text) for text in units[column].data[:])
+
+
+def _metrics(units: Units | None) -> dict[str, np.ndarray]:
+    if units is None:
+        return {}
+    return {
+        name: units[name].data[:]
+        for name in units.colnames
+        if name not in _NOT_METRICS and not isinstance(units[name], VectorIndex)
+    }
+
+
+def _templates(units: Units | None, provenance: dict[str, Any]) -> Templates:
+    """Spread the stored waveforms over all sorted channels, µV."""
+    num_before = int(provenance["num_before"])
+    num_samples, num_channels = int(provenance["num_samples_waveform"]), len(provenance["channel_ids"])
+    if units is None:
+        empty = np.zeros((0, num_samples, num_channels), dtype=np.float32)
+        return Templates(empty, empty, num_before)
     channel_of = {int(row): k for k, row in enumerate(provenance["electrode_rows"])}
     rows, ends = _ragged(units, "electrodes")
     slots = np.array([channel_of[int(row)] for row in rows], dtype=np.int64).reshape(len(ends), -1)
     full = []
     for name in ("waveform_mean", "waveform_sd"):
-        stored = units[name].data[:].astype(np.float64) * MICROVOLTS_PER_VOLT
-        waveforms = np.zeros((*stored.shape[:2], len(channel_of)), dtype=np.float32)
-        np.put_along_axis(waveforms, slots[:, np.newaxis, :], stored.astype(np.float32), axis=2)
+        stored = (units[name].data[:] * MICROVOLTS_PER_VOLT).astype(np.float32)
+        waveforms = np.zeros((len(ends), num_samples, num_channels), dtype=np.float32)
+        np.put_along_axis(waveforms, slots[:, np.newaxis, :], stored, axis=2)
         full.append(waveforms)
     return Templates(full[0], full[1], num_before)
 

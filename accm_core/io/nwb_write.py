@@ -65,13 +65,13 @@ def write_nwb(
     Raises
     ------
     NwbError
-        If the output exists or is the session, the session has units and `units` is 'fail', the sorting does not
-        belong to the session, or the disk refuses.
+        If the output exists or is the session, the session has units and `units` is 'fail', the sorting
+        does not belong to the session, or the disk refuses.
 
     Notes
     -----
-    The file is written under a temporary name in the same folder, flushed to the disk and renamed, so that nobody
-    ever sees half of it. Raw data are copied as they are stored, compressed; memory stays flat.
+    The file is written under a temporary name in the same folder, flushed to the disk and renamed, so that
+    nobody ever sees half of it. Raw data are copied as they are stored, compressed; memory stays flat.
     """
     target = Path(file_path)
     if not isinstance(source, NwbRecording):
@@ -139,7 +139,7 @@ def _temporary(target: Path) -> Iterator[Path]:
         _flush(target.parent)
     except OSError as error:
         raise NwbError(
-            f"Cannot write {target}: {error.strerror or error}. Check the space on the disk and the permissions."
+            f"Cannot write {target}: {error.strerror or error}. Check the space on its disk and its permissions."
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -172,8 +172,8 @@ def _add_units(nwbfile: NWBFile, sorting: Sorting, source: NwbRecording) -> None
 
     Notes
     -----
-    A Units table without rows is a violation to nwbinspector: where no unit was found there is no table, and the
-    provenance says so.
+    A Units table without rows is a violation to nwbinspector: where no unit was found there is no table, and
+    the provenance says so.
     """
     beside = nwbfile.units is not None
     path = f"processing/{PROCESSING_MODULE}/{PROCESSING_UNITS}" if beside else "units"

@@ -104,7 +104,7 @@ def make_sorting(recording: Any, *, num_units: int = 3, spikes_per_unit: int = 4
         sample[1, :3] = sample[0, :3]
     sample_index = sample.ravel()
     unit_index = np.repeat(np.arange(num_units), spikes_per_unit)
-    order = np.argsort(sample_index, kind="stable")[::1]
+    order = np.argsort(sample_index, kind="stable")
     sample_index, unit_index = sample_index[order].astype(np.int64), unit_index[order].astype(np.int64)
     num_spikes = len(sample_index)
     main = np.arange(num_units) % max(num_channels, 1)
@@ -113,7 +113,7 @@ def make_sorting(recording: Any, *, num_units: int = 3, spikes_per_unit: int = 4
         apart = np.abs(np.arange(num_channels) - main[unit])
         mean[unit, num_before] = -100.0 / (1.0 + apart)
     times = recording.sample_to_time(np.array([(s.start, s.stop - 1) for s in recording.segments]))
-    times = times + [0.0, 1.0 / recording.sampling_frequency]
+    times[:, 1] += 1.0 / recording.sampling_frequency
     embedded = (
         np.sort(rng.choice(num_spikes, num_spikes // 2, replace=False)) if num_spikes else np.zeros(0, int)
     )
