@@ -6,6 +6,7 @@ Everything heavy is imported inside the command that needs it, so that ``accm --
 import os
 import shutil
 import time
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,9 +16,11 @@ from typer.core import TyperCommand
 
 from accm_core import __version__
 from accm_core.errors import NwbError
-from accm_core.terminal import format_seconds, terminal
+from accm_core.summaries import describe_recording, describe_sorting, recording_text, sorting_text
+from accm_core.terminal import terminal
 
 if TYPE_CHECKING:
+    from accm_core.io.nwb_read import NwbRecording
     from accm_core.types import Sorting
 
 REMOTE = ("http://", "https://", "s3://", "dandi://")
@@ -162,7 +165,8 @@ def sort(
         target = output if output is not None else source.with_name(f"{source.stem}_sorted.nwb")
         report_path = target.with_suffix(".html") if report else None
         _check_target(source, target, overwrite=overwrite, needs_copy=not link)
-        _check_units(source, units)
+        if report_path is not None:
+            _check_report(report_path)
 
         from accm_core.io.nwb_read import read_nwb
         from accm_core.io.nwb_write import write_nwb
@@ -170,6 +174,7 @@ def sort(
 
         started = time.perf_counter()
         with read_nwb(source, series=series, probe=probe) as recording:
+            _check_units(recording, units)
             out.warn(recording.warnings)
             with out.progress() as on_progress:
                 sorting = sort_recording(
@@ -178,14 +183,36 @@ def sort(
                 on_progress("write", 0.0)
                 write_nwb(sorting, recording, target, units=units.value, link=link, overwrite=overwrite)
                 on_progress("write", 1.0)
+                # what the file tells of the reading, the report tells as well
+                read = {"left_out": recording.left_out, "read_warnings": recording.warnings}
+                sorting = replace(sorting, provenance={**sorting.provenance, **read})
                 if report_path is not None:
                     on_progress("report", 0.0)
                     _make_report(sorting, report_path, source.name)
                     on_progress("report", 1.0)
-        out.warn(w for w in sorting.provenance.get("warnings", ()) if w not in recording.warnings)
+        out.warn(
+            warning for warning in describe_sorting(sorting)["warnings"] if warning not in recording.warnings
+        )
         result = {"output": str(target), "report": str(report_path) if report_path is not None else None}
-        result |= _count(sorting) | {"elapsed_s": round(time.perf_counter() - started, 2)}
-        out.finish(result, _sort_text(result))
+        result |= describe_sorting(sorting) | {"elapsed_s": round(time.perf_counter() - started, 2)}
+        out.finish(result, sorting_text(result))
+
+
+@app.command()
+def info(
+    session: SessionArgument,
+    series: SeriesOption = None,
+    probe: ProbeOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Say what would be sorted: series, channels, rate, duration, gaps, geometry, problems."""
+    with terminal(as_json=as_json, verbose=verbose) as out:
+        from accm_core.io.nwb_read import read_nwb
+
+        with read_nwb(_find_session(session), series=series, probe=probe) as recording:
+            result = describe_recording(recording)
+        out.finish(result, recording_text(result))
 
 
 @app.command()
@@ -208,7 +235,7 @@ def report(
 
         sorting = read_sorting(source)
         _make_report(sorting, target, source.name)
-        out.finish({"report": str(target)} | _count(sorting), f"report       {target}")
+        out.finish({"report": str(target)} | describe_sorting(sorting), f"report       {target}")
 
 
 def _make_report(sorting: "Sorting", target: Path, title: str) -> None:
@@ -259,48 +286,19 @@ def _check_target(source: Path, target: Path, *, overwrite: bool, needs_copy: bo
         )
 
 
-def _check_units(source: Path, units: Units) -> None:
+def _check_report(target: Path) -> None:
+    from accm_core.report import check_report_path
+
+    check_report_path(target)
+
+
+def _check_units(recording: "NwbRecording", units: Units) -> None:
     """Refuse a session that has Units already, unless told what to do with them."""
-    import h5py
-
-    if units is not Units.FAIL or not h5py.is_hdf5(source):
-        return  # a file that is not HDF5 is refused, with the reason, when it is read
-    with h5py.File(source, "r") as file:
-        if "units" in file:
-            raise NwbError(
-                f"{source} has a Units table already. Say --units replace to leave it out of the output, "
-                "or --units processing to keep it and put ours beside it."
-            )
-
-
-def _count(sorting: "Sorting") -> dict[str, Any]:
-    """Count what is in a sorting, as JSON holds it."""
-    labels = list(sorting.labels)
-    duration = float((sorting.segment_times[:, 1] - sorting.segment_times[:, 0]).sum())
-    return {
-        "units": sorting.num_units,
-        **{label: labels.count(label) for label in ("good", "mua", "noise")},
-        "spikes": len(sorting.sample_index),
-        "duration_s": round(duration, 3),
-        "channels": len(sorting.channel_ids),
-        "bad_channels": list(sorting.bad_channel_ids),
-        "warnings": [str(w) for w in sorting.provenance.get("warnings", ())],
-    }
-
-
-def _sort_text(result: dict[str, Any]) -> str:
-    speed = result["duration_s"] / max(result["elapsed_s"], 1e-3)
-    lines = [
-        f"units        {result['units']} "
-        f"({result['good']} good, {result['mua']} mua, {result['noise']} noise)",
-        f"spikes       {result['spikes']:,}",
-        f"time         {format_seconds(result['elapsed_s'])} for {format_seconds(result['duration_s'])}"
-        f" on {result['channels']} channels ({speed:.1f} times real time)",
-        f"sorted NWB   {result['output']}",
-    ]
-    if result["report"] is not None:
-        lines.append(f"report       {result['report']}")
-    return "\n".join(lines)
+    if recording.has_units and units is Units.FAIL:
+        raise NwbError(
+            f"{recording.file_path} has a Units table already. Say --units replace to leave it out of the "
+            "output, or --units processing to keep it and put ours beside it."
+        )
 
 
 def main() -> None:

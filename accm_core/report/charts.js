@@ -178,7 +178,7 @@ function drawTemplate(canvas, { mean, sd, names, positions, samples, before, msP
   const reach = (rows, sign) => { // of the outermost rows, beyond their base line
     let far = 0;
     up.at.forEach((at, c) => { if (rows(at)) for (const value of mean.subarray(c * samples, (c + 1) * samples)) far = Math.max(far, sign * value); });
-    return far * perMicrovolt + 4;
+    return far * perMicrovolt + 8;
   };
   const top = edge + Math.max(16, reach((at) => at > 0.8, 1)), bottom = height - foot - edge - Math.max(10, reach((at) => at < 0.2, -1));
   const perSample = (cellWidth * 0.92) / Math.max(1, samples - 1);

@@ -73,7 +73,8 @@ function drawHeadline() {
   }
   const share = head.spikes ? ` ${number((100 * head.overlaps) / head.spikes, 1)} % overlap another` : "";
   const gaps = head.segments > 1 ? `in ${head.segments} stretches with gaps between` : "without gaps";
-  const bad = head.badChannels.length ? `${head.badChannels.length} bad, left out: ${head.badChannels.join(", ")}` : "none left out as bad";
+  const named = head.badChannels.slice(0, 6).join(", ") + (head.badChannels.length > 6 ? ` and ${head.badChannels.length - 6} more` : "");
+  const bad = head.badChannels.length ? `and ${head.badChannels.length} left out: ${named}` : "none left out";
   byId("headline").append(
     card("Units", number(UNITS.length), shares, legend),
     card("Spikes", number(head.spikes), el("p", { class: "more", text: share })),
@@ -311,10 +312,10 @@ function drawUnit() {
     detail.replaceChildren(el("p", { class: "empty", text: "No units were found. See the warnings and “How this was made”; a lower detect.threshold finds smaller spikes." }));
     return;
   }
-  const refractory = `shaded ±${number(DATA.correlogram.refractoryMs, 1)} ms, dashed: chance`;
+  const refractory = `±${number(DATA.correlogram.refractoryMs, 1)} ms`;
   const name = `unit ${unit.id}`;
   const template = figure("tall", "Template", "mean ± SD on its channels", `Mean waveform of ${name} on its nearest channels`);
-  const acg = figure("", "Auto-correlogram", refractory, `Auto-correlogram of ${name}`);
+  const acg = figure("", "Auto-correlogram", `${refractory} shaded`, `Auto-correlogram of ${name}`);
   const isi = figure("", "Intervals", "between spikes", `Histogram of the intervals of ${name}`);
   const amplitude = figure("wide", "Amplitude over time", "µV", `Amplitude of the spikes of ${name} over time`);
   const embedding = figure(unit.similar.length ? "" : "wide", "Embedding", "grey: other units", `Embedding of the spikes of ${name} among others`);
@@ -330,7 +331,8 @@ function drawUnit() {
   const title = el("h2", {}, dot(unit), `Unit ${unit.id}`);
   const steps = el("div", { class: "step" }, el("button", { class: "plain", type: "button", text: "← Previous", onclick: () => step(-1) }), el("button", { class: "plain", type: "button", text: "Next →", onclick: () => step(1) }));
   const head = el("div", { class: "unit-head" }, title, el("span", { class: `badge ink-${unit.label}`, text: unit.label }), steps);
-  detail.replaceChildren(head, el("p", { class: "muted small", text: unit.reason ? `Why: ${unit.reason}` : "" }), facts(unit), figures);
+  detail.replaceChildren(head, el("p", { class: "muted small", text: unit.reason ? `Why: ${unit.reason}` : "" }), facts(unit), figures,
+    el("p", { class: "muted small legend-note", text: `Shaded in the correlograms and intervals: the refractory band, ${refractory}. Dashed: the count that chance would give. Similarity: cosine of the templates.` }));
   redrawUnit = () => {
     drawTemplate(template.canvas, templateOf(unit, unit.channels));
     const chance = (other) => (unit.spikes * other.spikes * DATA.correlogram.binMs) / 1e3 / Math.max(DATA.headline.duration, 1e-9);

@@ -5,6 +5,7 @@ within a few megabytes whatever its length.
 """
 
 import base64
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ MAX_SPIKES = 200_000  # drawn in all
 MAX_SPIKES_PER_UNIT = 4_000
 MAX_EMBEDDED = 30_000
 MAX_SPANS = 1_000  # stretches between which gaps are drawn
+MAX_PROVENANCE_TEXT = 2_000  # characters of one entry that is shown
 FULL_SCALE = {"<i2": 32_767, "<u2": 65_535}
 METRICS = (
     "firing_rate",
@@ -56,7 +58,7 @@ def make_payload(sorting: Sorting, title: str) -> dict[str, Any]:
     return {
         "title": title,
         "headline": _headline(sorting),
-        "provenance": {str(key): value for key, value in sorting.provenance.items()},
+        "provenance": _short(sorting.provenance),
         "hasGeometry": has_geometry,
         "channels": {
             "id": list(sorting.channel_ids),
@@ -83,6 +85,12 @@ def make_payload(sorting: Sorting, title: str) -> dict[str, Any]:
         "spikes": _spikes(sorting, drawn),
         "embedding": _embedding(sorting),
     }
+
+
+def list_warnings(sorting: Sorting) -> list[str]:
+    """List what reading and sorting warned of, each once."""
+    kinds = [sorting.provenance.get(kind, ()) for kind in ("read_warnings", "warnings")]
+    return list(dict.fromkeys(str(warning) for kind in kinds for warning in kind))
 
 
 def locate_units(sorting: Sorting) -> np.ndarray:
@@ -163,8 +171,9 @@ def _headline(sorting: Sorting) -> dict[str, Any]:
         "spans": np.round(spans[:MAX_SPANS], 3).tolist(),
         "samplingFrequency": sorting.sampling_frequency,
         "shanks": len(np.unique(sorting.channel_groups)),
-        "badChannels": list(sorting.bad_channel_ids),
-        "warnings": [str(warning) for warning in sorting.provenance.get("warnings", ())],
+        "badChannels": [f"{name} (bad)" for name in sorting.bad_channel_ids]
+        + [f"{name} ({reason})" for name, reason in sorting.provenance.get("left_out", ())],
+        "warnings": list_warnings(sorting),
     }
 
 
@@ -235,6 +244,11 @@ def _embedding(sorting: Sorting) -> dict[str, Any]:
         "y": pack(position[:, 1], "<i2"),
         "unit": base64.b64encode(unit_index.astype("<u2").tobytes()).decode("ascii"),
     }
+
+
+def _short(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the long lists: positions of channels and the like."""
+    return {str(key): value for key, value in provenance.items() if len(str(value)) <= MAX_PROVENANCE_TEXT}
 
 
 def _mean(values: np.ndarray) -> float | None:

@@ -1,0 +1,101 @@
+"""What a command says of a recording, a sorting and an evaluation: for JSON, and for a person."""
+
+from typing import TYPE_CHECKING, Any
+
+from accm_core.terminal import format_seconds
+
+if TYPE_CHECKING:
+    from accm_core.io.nwb_read import NwbRecording
+    from accm_core.types import Sorting
+
+MAX_NAMED = 8  # gaps or channels named one by one
+
+
+def describe_recording(recording: "NwbRecording") -> dict[str, Any]:
+    """Describe what would be sorted, as JSON holds it."""
+    spans = recording.segment_times
+    return {
+        "file": str(recording.file_path),
+        "series": recording.series_path,
+        "dtype": recording.dtype,
+        "channels": recording.num_channels,
+        "shanks": len(set(recording.channel_groups.tolist())),
+        "left_out": dict(recording.left_out),
+        "sampling_frequency": recording.sampling_frequency,
+        "samples": recording.num_samples,
+        "duration_s": round(float((spans[:, 1] - spans[:, 0]).sum()), 6),
+        "start_s": round(float(spans[0, 0]), 6),
+        "stop_s": round(float(spans[-1, 1]), 6),
+        "gaps": [[round(float(a), 6), round(float(b), 6)] for a, b in recording.gaps],
+        "geometry": recording.geometry_source or None,
+        "has_units": recording.has_units,
+        "warnings": list(recording.warnings),
+    }
+
+
+def recording_text(result: dict[str, Any]) -> str:
+    """Lay out ``describe_recording`` in lines."""
+    left_out = [f"{name} ({reason})" for name, reason in result["left_out"].items()]
+    gaps = [f"{start:.3f} to {stop:.3f} s" for start, stop in result["gaps"]]
+    rows = {
+        "file": [result["file"]],
+        "series": [f"{result['series']} ({result['dtype']})"],
+        "channels": [f"{result['channels']} on {_several(result['shanks'], 'shank')}"],
+        "left out": _first_few(left_out) or ["none"],
+        "rate": [f"{result['sampling_frequency']:g} Hz"],
+        "duration": [f"{format_seconds(result['duration_s'])}, {result['samples']:,} samples"],
+        "session time": [f"{result['start_s']:.3f} to {result['stop_s']:.3f} s"],
+        "gaps": _first_few(gaps) or ["none"],
+        "positions": [result["geometry"] or "unknown: the channels of a shank are taken as neighbours"],
+        "units": [
+            "the file has a Units table: see --units of accm sort" if result["has_units"] else "none yet"
+        ],
+        "problems": result["warnings"] or ["none"],
+    }
+    lines = []
+    for name, values in rows.items():
+        lines.append(f"{name:<13}{values[0]}")
+        lines += [f"{'':<13}{value}" for value in values[1:]]
+    return "\n".join(lines)
+
+
+def describe_sorting(sorting: "Sorting") -> dict[str, Any]:
+    """Count what is in a sorting, as JSON holds it."""
+    from accm_core.report import list_warnings
+
+    labels = list(sorting.labels)
+    duration = float((sorting.segment_times[:, 1] - sorting.segment_times[:, 0]).sum())
+    return {
+        "units": sorting.num_units,
+        **{label: labels.count(label) for label in ("good", "mua", "noise")},
+        "spikes": len(sorting.sample_index),
+        "duration_s": round(duration, 3),
+        "channels": len(sorting.channel_ids),
+        "bad_channels": list(sorting.bad_channel_ids),
+        "warnings": list_warnings(sorting),
+    }
+
+
+def sorting_text(result: dict[str, Any]) -> str:
+    """Lay out the result of a sort in lines."""
+    speed = result["duration_s"] / max(result["elapsed_s"], 1e-3)
+    lines = [
+        f"units        {result['units']} "
+        f"({result['good']} good, {result['mua']} mua, {result['noise']} noise)",
+        f"spikes       {result['spikes']:,}",
+        f"time         {format_seconds(result['elapsed_s'])} for {format_seconds(result['duration_s'])}"
+        f" on {result['channels']} channels ({speed:.1f} times real time)",
+        f"sorted NWB   {result['output']}",
+    ]
+    if result["report"] is not None:
+        lines.append(f"report       {result['report']}")
+    return "\n".join(lines)
+
+
+def _first_few(names: list[str]) -> list[str]:
+    more = [f"and {len(names) - MAX_NAMED} more"] if len(names) > MAX_NAMED else []
+    return names[:MAX_NAMED] + more
+
+
+def _several(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
