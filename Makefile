@@ -30,7 +30,7 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 
 demo: setup
 	@mkdir -p $(DEMO)
-	$(BIN)/accm simulate $(DEMO)/session.nwb --channels 32 --duration 60 --units 12 --seed 1 --overwrite
+	$(BIN)/accm simulate $(DEMO)/session.nwb --probe poly32 --duration 60 --units 12 --seed 1 --overwrite
 	$(BIN)/accm sort $(DEMO)/session.nwb --overwrite
 	$(BIN)/accm evaluate $(DEMO)/session_sorted.nwb --truth $(DEMO)/session_truth.nwb
 	@echo

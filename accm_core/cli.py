@@ -6,6 +6,8 @@ Everything heavy is imported inside the command that needs it, so that ``accm --
 import os
 import shutil
 import time
+import tomllib
+from contextlib import ExitStack
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -15,8 +17,14 @@ import typer
 from typer.core import TyperCommand
 
 from accm_core import __version__
-from accm_core.errors import NwbError
-from accm_core.summaries import describe_recording, describe_sorting, recording_text, sorting_text
+from accm_core.errors import NwbError, ParamsError
+from accm_core.summaries import (
+    describe_recording,
+    describe_sorting,
+    recording_text,
+    simulation_text,
+    sorting_text,
+)
 from accm_core.terminal import terminal
 
 if TYPE_CHECKING:
@@ -93,26 +101,38 @@ def _top(
     pass
 
 
-class _CommandWithParams(TyperCommand):
+class _SortCommand(TyperCommand):
     """A command whose help ends with the table of parameters, made only when it is shown."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        self.epilog = _params_help()
+        from accm_core.params import describe_params
+
+        self.epilog = _table("--set GROUP.NAME=VALUE or a TOML file with a table a group", describe_params())
         super().format_help(ctx, formatter)
 
 
-def _params_help() -> str:
-    """Make the parameter table for the end of ``accm sort --help``, one paragraph a parameter."""
-    from accm_core.params import describe_params
+class _SimulateCommand(TyperCommand):
+    """The same for what can be simulated."""
 
-    rows = ["[bold]Parameters[/bold], for --set GROUP.NAME=VALUE or a TOML file with a table for each group:"]
-    for name, default, text in describe_params():
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from accm_core.simulation.params import SimulationParams
+
+        fields = SimulationParams.model_fields.items()
+        rows = [(name, str(field.default), field.description or "") for name, field in fields]
+        self.epilog = _table("--set NAME=VALUE", rows)
+        super().format_help(ctx, formatter)
+
+
+def _table(how: str, rows: list[tuple[str, str, str]]) -> str:
+    """Lay out parameters for the end of a command's help, one paragraph each."""
+    paragraphs = [f"[bold]Parameters[/bold], set by {how}:"]
+    for name, default, text in rows:
         words = " ".join(text.split()).replace("[", r"\[")
-        rows.append(f"[cyan]{name}[/cyan] = [green]{default}[/green]   {words}")
-    return "\n\n".join(rows)
+        paragraphs.append(f"[cyan]{name}[/cyan] = [green]{default}[/green]   {words}")
+    return "\n\n".join(paragraphs)
 
 
-@app.command(cls=_CommandWithParams)
+@app.command(cls=_SortCommand)
 def sort(
     session: SessionArgument,
     output: Annotated[
@@ -215,6 +235,87 @@ def info(
         out.finish(result, recording_text(result))
 
 
+@app.command(cls=_SimulateCommand)
+def simulate(
+    output: Annotated[
+        Path, typer.Argument(metavar="OUT.nwb", help="Recording; its truth goes to OUT_truth.nwb.")
+    ],
+    probe: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="mono, tetrode, linear, poly32, neuropixels or neuropixels2."),
+    ] = None,
+    channels: Annotated[int | None, typer.Option(metavar="N", help="Contacts of the probe.")] = None,
+    units: Annotated[int | None, typer.Option(metavar="N", help="Units to be found.")] = None,
+    duration: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Length of the recording.")
+    ] = None,
+    hybrid: Annotated[
+        str | None,
+        typer.Option(metavar="SESSION", help="Inject the units into this session, with its probe and noise."),
+    ] = None,
+    series: SeriesOption = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Any other parameter, listed below; may be repeated."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same recording.")] = 0,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Make a recording with known units, or inject known units into a session."""
+    with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as out:
+        named = {"probe": probe, "num_channels": channels, "num_units": units, "duration_s": duration}
+        changes = _parse_settings(setting or []) | {k: v for k, v in named.items() if v is not None}
+        parent_path = _find_session(hybrid) if hybrid is not None else None
+
+        from accm_core.io.nwb_read import read_nwb
+        from accm_core.simulate import hybrid_recording
+        from accm_core.simulate import simulate as make_simulation
+        from accm_core.simulation.nwb import truth_path, write_simulation
+
+        for path in (output, truth_path(output)):
+            _check_target(parent_path, path, overwrite=overwrite)
+        with ExitStack() as stack:
+            if parent_path is not None:
+                parent = stack.enter_context(read_nwb(parent_path, series=series))
+                recording, truth = hybrid_recording(parent, seed=seed, **changes)
+            else:
+                recording, truth = make_simulation(seed=seed, **changes)
+            with out.progress() as on_progress:
+                write_simulation(output, recording, truth, overwrite=overwrite, on_progress=on_progress)
+        result = {
+            "output": str(output),
+            "truth": str(truth_path(output)),
+            "units": len(truth.unit_names),
+            "spikes": len(truth.sample_index),
+            "channels": len(recording.channel_ids),
+            "duration_s": recording.num_samples / recording.sampling_frequency,
+            "seed": seed,
+        }
+        out.finish(result, simulation_text(result))
+
+
+@app.command()
+def evaluate(
+    sorted_file: Annotated[Path, typer.Argument(metavar="SORTED.nwb", help="File that accm sort wrote.")],
+    truth: Annotated[Path, typer.Option(metavar="TRUTH.nwb", help="File with the true Units.")],
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Compare the units of a sorted file with the truth."""
+    with terminal(as_json=as_json, verbose=verbose) as out:
+        sorted_path, truth_path = _find_session(str(sorted_file)), _find_session(str(truth))
+
+        from accm_core.evaluate import evaluate as compare
+
+        evaluation = compare(sorted_path, truth_path)
+        out.finish(evaluation.to_dict(), str(evaluation))
+
+
 @app.command()
 def report(
     sorted_file: Annotated[Path, typer.Argument(metavar="SORTED.nwb", help="File that accm sort wrote.")],
@@ -257,7 +358,21 @@ def _find_session(session: str) -> Path:
     return path
 
 
-def _check_target(source: Path, target: Path, *, overwrite: bool, needs_copy: bool) -> None:
+def _parse_settings(settings: list[str]) -> dict[str, Any]:
+    """Read ``NAME=VALUE`` pairs; a value is written as in TOML, a word needs no quotes."""
+    values = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not (equals and name.strip()):
+            raise ParamsError(f"Cannot read --set {setting!r}. Write it NAME=VALUE, as in noise_uV=10.")
+        try:
+            values[name.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[name.strip()] = text.strip()
+    return values
+
+
+def _check_target(source: Path | None, target: Path, *, overwrite: bool, needs_copy: bool = False) -> None:
     """Refuse an output that could not be written, before the long work."""
     folder = target.parent
     if target.suffix != ".nwb":
@@ -270,7 +385,7 @@ def _check_target(source: Path, target: Path, *, overwrite: bool, needs_copy: bo
         raise NwbError(
             f"The folder {folder} of the output cannot be written to. Choose another with --output."
         )
-    if target.exists() and target.samefile(source):
+    if source is not None and target.exists() and target.samefile(source):
         raise NwbError(
             f"The output {target} is the session itself, which is never changed. Choose another name."
         )
@@ -278,8 +393,9 @@ def _check_target(source: Path, target: Path, *, overwrite: bool, needs_copy: bo
         raise NwbError(
             f"The output {target} exists. Choose another with --output, or replace it with --overwrite."
         )
-    needed, free = source.stat().st_size, shutil.disk_usage(folder).free
-    if needs_copy and free < needed:
+    needed = source.stat().st_size if source is not None and needs_copy else 0
+    free = shutil.disk_usage(folder).free
+    if free < needed:
         raise NwbError(
             f"The output needs about {needed / 1e9:.1f} GB but {folder} has {free / 1e9:.1f} GB free. "
             "Make room, choose another folder with --output, or write a small file with --link."

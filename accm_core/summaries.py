@@ -99,3 +99,15 @@ def _first_few(names: list[str]) -> list[str]:
 
 def _several(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def simulation_text(result: dict[str, Any]) -> str:
+    """Lay out the result of a simulation in lines."""
+    return "\n".join(
+        [
+            f"units        {result['units']}, {result['spikes']:,} spikes",
+            f"length       {format_seconds(result['duration_s'])} on {result['channels']} channels",
+            f"recording    {result['output']}",
+            f"truth        {result['truth']}",
+        ]
+    )
