@@ -1,0 +1,1 @@
+"""The parts of a simulation: neurons, spike trains, traces, files."""
