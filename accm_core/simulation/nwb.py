@@ -211,7 +211,9 @@ def _write_truth(path: Path, identifier: str, recording: "SimulatedRecording", t
     from pynwb.misc import Units
 
     nwbfile = _new_session(identifier, recording)
-    units = Units(name="units", description="the known units", resolution=1.0 / recording.sampling_frequency)
+    # `evaluate` reads from the description that the session has other units too
+    what = "all units" if recording.parent is None else "injected units; the session has its own besides"
+    units = Units(name="units", description=what, resolution=1.0 / recording.sampling_frequency)
     nwbfile.units = units
     columns = {
         "unit_name": "name of the unit",
