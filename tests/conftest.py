@@ -25,7 +25,9 @@ def build_sorting(
     rng = np.random.default_rng(seed)
     locations = np.zeros((num_channels, 2))
     if has_geometry:
-        locations = np.stack([(np.arange(num_channels) % 2) * 32.0, (np.arange(num_channels) // 2) * 20.0], axis=1)
+        locations = np.stack(
+            [(np.arange(num_channels) % 2) * 32.0, (np.arange(num_channels) // 2) * 20.0], axis=1
+        )
     trains = [_refractory_train(rng, rate_hz * rng.uniform(0.3, 2), duration_s) for _ in range(num_units)]
     samples = np.concatenate([*trains, np.zeros(0, dtype=np.int64)])
     unit_index = np.repeat(np.arange(num_units), [len(train) for train in trains])
@@ -67,7 +69,8 @@ def build_sorting(
         labels=labels,
         label_reasons=tuple(why[label] for label in labels),
         embedding=EmbeddingSample(
-            embedded, (centre[unit_index[embedded]] + rng.normal(0, 0.7, (len(embedded), 2))).astype(np.float32)
+            embedded,
+            (centre[unit_index[embedded]] + rng.normal(0, 0.7, (len(embedded), 2))).astype(np.float32),
         ),
         segments=(Segment(0, num_total),),
         segment_times=np.array([[0.0, duration_s]]),
