@@ -55,6 +55,11 @@ class OpenNwb:
                 "Check it with pynwb-validate."
             ) from error
 
+    def find_missing(self, path: str) -> str:
+        """Name of the file that a link at ``path`` points to, where it is not there; else empty."""
+        link = self._hdf5.get(path, getlink=True)
+        return str(link.filename) if isinstance(link, h5py.ExternalLink) and path not in self._hdf5 else ""
+
     def close(self) -> None:
         """Close the file; its arrays cannot be read after this. Closing twice does no harm."""
         if self._hdf5:
@@ -124,7 +129,7 @@ def _explain_open(file_path: Path, size: int, error: OSError) -> str:
         return (
             f"{file_path} is cut short: it ends at {size} bytes, before its own end. Copy the session again."
         )
-    if (error.errno in (errno.EAGAIN, errno.EACCES) and "lock" in text) or "already open" in text:
+    if error.errno in (errno.EAGAIN, errno.EACCES) and "lock" in text:
         return (
             f"{file_path} is locked: another program has it open for writing. Wait until it is done; "
             "on a network disk without locks set HDF5_USE_FILE_LOCKING=FALSE."

@@ -131,14 +131,13 @@ class NwbRecording:
         raw = self._read(start, stop)
         if raw.dtype.kind == "f":
             self._check_finite(raw, start)
-        if raw.dtype.itemsize <= 2:  # exact in float32, and quicker
-            traces = raw.astype(np.float32)
-            traces *= self.gain_to_uV.astype(np.float32)
-        else:
-            traces = (raw * self.gain_to_uV).astype(np.float32)
+        # 16 bits are exact in float32, which is quicker; more bits may need the offset off before they fit
+        dtype = np.float32 if raw.dtype.itemsize <= 2 else np.float64
+        traces = raw.astype(dtype)
+        traces *= self.gain_to_uV.astype(dtype)
         if self.offset_to_uV.any():
-            traces += self.offset_to_uV.astype(np.float32)
-        return traces
+            traces += self.offset_to_uV.astype(dtype)
+        return traces.astype(np.float32, copy=False)
 
     def sample_to_time(self, sample_index: np.ndarray) -> np.ndarray:
         """Seconds on the session clock of each sample index, float64.
@@ -223,6 +222,12 @@ def read_nwb(
 def _read_series(source: OpenNwb, name: str | None, probe: str | Path | None) -> NwbRecording:
     chosen, warnings = choose_series(source.nwbfile, name, source.file_path)
     series, path = chosen.series, chosen.path
+    missing = source.find_missing(f"{path}/data")
+    if missing:
+        raise NwbError(
+            f"The samples of {path} lie in {missing}, which is not there. Put it where the link in "
+            f"{source.file_path} expects it, relative to that file."
+        )
     check_layout(series, path)
     lock = Lock()
     clock = read_clock(series, path, source.file_path, lock)
@@ -283,8 +288,8 @@ def _scaling(series: ElectricalSeries, path: str, warnings: list[str]) -> tuple[
     offset = float(series.offset or 0.0)
     if not (np.isfinite(gain).all() and (gain != 0).all() and np.isfinite(offset)):
         raise NwbError(
-            f"{path} has gains of {gain.min():g} to {gain.max():g} V (conversion, channel_conversion) and offset "
-            f"{offset:g} V; gains must be finite and not 0. Correct them in the file."
+            f"{path} has gains of {gain.min():g} to {gain.max():g} V (conversion, channel_conversion) and "
+            f"offset {offset:g} V; gains must be finite and not 0. Correct them in the file."
         )
     return gain * MICROVOLTS_PER_VOLT, offset * MICROVOLTS_PER_VOLT
 
@@ -294,6 +299,8 @@ def _look(
 ) -> None:
     """Look at a few windows: add channels without signal to ``left_out``, refuse data without any."""
     everything = np.arange(len(electrodes.rows))
+    if len(left_out) == len(everything):
+        return
     length = min(clock.num_samples, max(2, round(_LOOK_S * clock.sampling_frequency)))
     starts = np.unique(np.linspace(0, clock.num_samples - length, _LOOKS).astype(np.int64))
     with explain_read(file_path, f"the samples of {path}"):

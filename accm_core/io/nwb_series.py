@@ -28,7 +28,7 @@ class Candidate:
     is_lfp : bool
         Whether it lies in an LFP container.
     rate : float
-        Hz, 0 when it cannot be told.
+        Hz; NaN when it cannot be told.
     """
 
     path: str
@@ -108,7 +108,7 @@ def check_layout(series: ElectricalSeries, path: str) -> None:
     if data.shape[0] == num_electrodes:
         raise NwbError(
             f"{path} has shape {data.shape} and {num_electrodes} electrodes: the second dimension does not "
-            "match the electrodes, the first does. The data are transposed; write them as (samples, channels)."
+            "match the electrodes, the first does. The data are transposed; write (samples, channels)."
         )
     raise NwbError(
         f"{path} has {num_channels} channels but its electrodes region has {num_electrodes} rows; "
@@ -159,6 +159,6 @@ def _rate(series: ElectricalSeries) -> float:
     if series.rate is not None:
         return float(series.rate)
     if series.timestamps is None or len(series.timestamps) < 2:
-        return 0.0
+        return float("nan")
     step = float(np.median(np.diff(series.timestamps[:_RATE_STEPS])))
-    return 1.0 / step if step > 0 else 0.0
+    return 1.0 / step if step > 0 else float("nan")

@@ -123,7 +123,7 @@ def _find_provenance(nwbfile: NWBFile, file_path: Path) -> tuple[dict[str, Any],
                 ) from error
             return content, nwbfile.scratch.get(embedding)
     raise NwbError(
-        f"{file_path} was not written by accm: it has no provenance of ours. Give a file that accm sort wrote."
+        f"{file_path} was not written by accm: it has no provenance of it. Give a file of accm sort."
     )
 
 

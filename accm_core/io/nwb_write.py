@@ -139,7 +139,7 @@ def _temporary(target: Path) -> Iterator[Path]:
         _flush(target.parent)
     except OSError as error:
         raise NwbError(
-            f"Cannot write {target}: {error.strerror or error}. Check the space on its disk and its permissions."
+            f"Cannot write {target}: {error.strerror or error}. Check the disk's space and permissions."
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,12 +1,15 @@
 """Small NWB files, one feature each, and a small sorting to write into them."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
+from hdmf.backends.hdf5 import H5DataIO
 from pynwb import NWBHDF5IO, NWBFile
 from pynwb.ecephys import LFP, ElectricalSeries
 from pynwb.file import Subject
@@ -27,7 +30,9 @@ class Shape:
     columns: dict[str, Sequence[Any]] = field(default_factory=dict)  # of the electrodes table
     data: Any = None
     series: dict[str, Any] = field(default_factory=dict)  # arguments of ElectricalSeries
-    region: Sequence[int] | None = None
+    region: Sequence[int] | None = None  # rows of the electrodes table
+    devices: Sequence[Any] = ()  # the groups belong to the first; a plain one when empty
+    location: str = "CA1"
 
 
 def counts(num_samples: int, num_channels: int, seed: int = 0) -> np.ndarray:
@@ -50,13 +55,17 @@ def make_session(shape: Shape) -> NWBFile:
         subject_id="m1", species="Mus musculus", age="P90D", sex="F", description="a mouse"
     )
     names = shape.groups if shape.groups is not None else ["shank0"] * shape.num_channels
-    device = nwbfile.create_device(name="probe", description="a probe")
+    for device in shape.devices:
+        nwbfile.add_device(device)
+    device = shape.devices[0] if shape.devices else nwbfile.create_device(name="probe", description="a probe")
     groups = {
-        name: nwbfile.create_electrode_group(name, description="a shank", location="CA1", device=device)
+        name: nwbfile.create_electrode_group(
+            name, description="a shank", location=shape.location, device=device
+        )
         for name in dict.fromkeys(names)
     }
     for name in names:
-        nwbfile.add_electrode(group=groups[name], location="CA1")
+        nwbfile.add_electrode(group=groups[name], location=shape.location)
     for name, values in shape.columns.items():
         nwbfile.add_electrode_column(name, description=f"the {name}", data=list(values))
     return nwbfile
@@ -73,7 +82,9 @@ def make_series(nwbfile: NWBFile, shape: Shape, name: str = "ElectricalSeries") 
     if "timestamps" in arguments:
         arguments.pop("rate")
     region = nwbfile.create_electrode_table_region(rows, "the recorded electrodes")
-    return ElectricalSeries(name=name, electrodes=region, **arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pynwb warns of what is wrong on purpose
+        return ElectricalSeries(name=name, description="raw voltage", electrodes=region, **arguments)
 
 
 def write_session(file_path: Path, nwbfile: NWBFile) -> Path:
@@ -90,8 +101,24 @@ def make_file(file_path: Path, **shape: Any) -> Path:
     return write_session(file_path, nwbfile)
 
 
-def make_lfp(nwbfile: NWBFile, shape: Shape) -> LFP:
-    return LFP(electrical_series=make_series(nwbfile, shape), name="LFP")
+def add_lfp(nwbfile: NWBFile, shape: Shape) -> None:
+    lfp = LFP(name="LFP")
+    nwbfile.add_acquisition(lfp)
+    lfp.add_electrical_series(make_series(nwbfile, shape))
+
+
+def packed(data: np.ndarray, **options: Any) -> H5DataIO:
+    """Data in chunks of 1000 samples, compressed as told."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # hdmf recommends gzip
+        return H5DataIO(data, chunks=(1000, data.shape[1]), allow_plugin_filters=True, **options)
+
+
+def edit(file_path: Path, change: Callable[[h5py.File], None]) -> Path:
+    """Change a file behind pynwb's back, for what pynwb refuses to write."""
+    with h5py.File(file_path, "a") as file:
+        change(file)
+    return file_path
 
 
 def make_sorting(recording: Any, *, num_units: int = 3, spikes_per_unit: int = 40, seed: int = 0) -> Sorting:
