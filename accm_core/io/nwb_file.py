@@ -58,7 +58,12 @@ class OpenNwb:
     def find_missing(self, path: str) -> str:
         """Name of the file that a link at ``path`` points to, where it is not there; else empty."""
         link = self._hdf5.get(path, getlink=True)
-        return str(link.filename) if isinstance(link, h5py.ExternalLink) and path not in self._hdf5 else ""
+        if not isinstance(link, h5py.ExternalLink):
+            return ""
+        try:
+            return "" if self._hdf5[path] else str(link.filename)
+        except (KeyError, OSError):
+            return str(link.filename)
 
     def close(self) -> None:
         """Close the file; its arrays cannot be read after this. Closing twice does no harm."""

@@ -132,8 +132,8 @@ class NwbRecording:
         if raw.dtype.kind == "f":
             self._check_finite(raw, start)
         # 16 bits are exact in float32, which is quicker; more bits may need the offset off before they fit
-        dtype = np.float32 if raw.dtype.itemsize <= 2 else np.float64
-        traces = raw.astype(dtype)
+        dtype = np.dtype(np.float32 if raw.dtype.itemsize <= 2 else np.float64)
+        traces: np.ndarray = raw.astype(dtype)
         traces *= self.gain_to_uV.astype(dtype)
         if self.offset_to_uV.any():
             traces += self.offset_to_uV.astype(dtype)
