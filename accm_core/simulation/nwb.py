@@ -185,7 +185,7 @@ def _choose_gain(recording: "SimulatedRecording") -> float:
 
 
 def _add_electrodes(nwbfile: "NWBFile", recording: "SimulatedRecording") -> Any:
-    device = nwbfile.create_device(name="probe", description=recording.params.probe, manufacturer="accm")
+    device = nwbfile.create_device(name="probe", description=recording.params.probe)
     groups = {
         int(g): nwbfile.create_electrode_group(
             name=f"shank{g}", description=f"shank {g}", location="unknown", device=device

@@ -50,9 +50,9 @@ def draw_units(
     neurons: list[Neuron] = []
     homes: list[int] = []
     shapes: list[np.ndarray] = []
-    for _ in range(wanted * TRIES_PER_UNIT):
-        if len(neurons) == wanted:
-            break
+    misses = 0
+    while len(neurons) < wanted and misses < TRIES_PER_UNIT:
+        misses += 1
         home = int(rng.choice(len(shanks), p=sizes / sizes.sum()))
         locations = channel_locations[shanks[home]]
         neuron = draw_neuron(rng, locations, sampling_frequency)
@@ -68,10 +68,11 @@ def draw_units(
         neurons.append(neuron)
         homes.append(home)
         shapes.append(shape)
+        misses = 0
     if len(neurons) < wanted:
         raise ParamsError(
             f"Found only {len(neurons)} of {wanted} units with min_distance_um={params.min_distance_um:g}, "
             f"min_similarity={params.min_similarity:g} and max_similarity={params.max_similarity:g} "
-            f"in {TRIES_PER_UNIT} tries a unit. Ask for fewer units, or widen these limits."
+            f"in {TRIES_PER_UNIT} tries for the next. Ask for fewer units, or widen these limits."
         )
     return neurons, [shanks[home] for home in homes]
