@@ -54,6 +54,87 @@ class DetectParams(_Group):
     """Of two peaks within this time (ms) and `radius_um`, the larger is kept."""
 
 
+class SnippetParams(_Group):
+    """Windows around peaks, for the encoder."""
+
+    ms_before: Positive = 0.7
+    """Window before the peak (ms)."""
+    ms_after: Positive = 1.3
+    """Window after the peak (ms)."""
+    num_channels: Annotated[int, Field(ge=1, le=64)] = 10
+    """Nearest channels in a snippet."""
+    radius_um: Positive = 100.0
+    """Channels farther than this (µm) from the peak's are left out."""
+
+
+class LearnParams(_Group):
+    """The contrastive encoder: views, loss, training."""
+
+    num_dims: Annotated[int, Field(ge=2, le=64)] = 8
+    """Dimensions of the embedding."""
+    temperature: Annotated[float, Field(gt=0, le=10)] = 0.2
+    """Of the NT-Xent loss."""
+    num_steps: Annotated[int, Field(ge=10, le=100_000)] = 300
+    """Training steps."""
+    batch_size: Annotated[int, Field(ge=16, le=16_384)] = 512
+    """Spikes in a step; each is seen in two views."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
+    """Largest learning rate of the one-cycle schedule."""
+    max_spikes: Annotated[int, Field(ge=500)] = 50_000
+    """Spikes kept for training and clustering, drawn evenly over the recording."""
+    noise_scale: Annotated[float, Field(ge=0, le=3)] = 1.0
+    """Strength of the recording's own noise added to a view."""
+    amplitude_std: Share = 0.08
+    """Standard deviation of a view's scale."""
+    collision_share: Share = 0.3
+    """Share of views that collide with another spike."""
+    collision_min_ms: Positive = 0.33
+    """Least delay of a colliding spike (ms), early or late."""
+    collision_max_ms: Positive = 1.67
+    """Largest delay of a colliding spike (ms)."""
+    jitter_ms: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Largest shift of a view (ms); snippets are aligned, so more than a sample teaches nothing."""
+    channel_dropout: Share = 0.0
+    """Share of channels silenced in a view."""
+
+
+class ClusterParams(_Group):
+    """From the embedding to clusters."""
+
+    split_threshold: Annotated[float, Field(gt=0, le=20)] = 2.0
+    """Two clusters stay apart from this score of bimodality on; higher gives fewer units."""
+    min_size: Annotated[int, Field(ge=5)] = 30
+    """Clusters with fewer spikes are left out."""
+
+
+class MatchParams(_Group):
+    """From templates to spikes, overlapping ones included."""
+
+    ms_before: Positive = 1.0
+    """Template before the peak (ms)."""
+    ms_after: Positive = 2.0
+    """Template after the peak (ms)."""
+    threshold: Annotated[float, Field(ge=2, le=50)] = 5.0
+    """Least signal-to-noise ratio of a match."""
+    scale_std: Annotated[float, Field(gt=0, le=2)] = 0.2
+    """Standard deviation of a spike's amplitude over its template's."""
+    min_scale: Annotated[float, Field(ge=0, le=1)] = 0.4
+    """Spikes smaller than this share of their template are not its own."""
+    refractory_ms: Positive = 0.8
+    """A unit does not fire twice within this time (ms)."""
+
+
+class MergeParams(_Group):
+    """From clusters to units."""
+
+    min_similarity: Share = 0.7
+    """Cosine of two templates from which on their spikes are compared."""
+    split_threshold: Annotated[float, Field(gt=0, le=20)] = 2.0
+    """Two clusters stay apart from this score of bimodality on."""
+    max_lag_ms: Positive = 0.5
+    """Largest shift (ms) between two templates of one unit."""
+
+
 class RunParams(_Group):
     """How the work is done; changes no result."""
 
@@ -68,6 +149,11 @@ class SorterParams(_Group):
 
     signal: SignalParams = SignalParams()
     detect: DetectParams = DetectParams()
+    snippet: SnippetParams = SnippetParams()
+    learn: LearnParams = LearnParams()
+    cluster: ClusterParams = ClusterParams()
+    match: MatchParams = MatchParams()
+    merge: MergeParams = MergeParams()
     run: RunParams = RunParams()
 
 

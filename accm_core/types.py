@@ -155,15 +155,18 @@ class Peaks:
     channel_index : ndarray of shape (n_peaks,), int64
     amplitude : ndarray of shape (n_peaks,), float32
         Noise units (MAD), signed.
+    offset : ndarray of shape (n_peaks,), float32
+        Of the extremum between samples from ``sample_index``, -0.5 to 0.5.
     """
 
     sample_index: np.ndarray
     channel_index: np.ndarray
     amplitude: np.ndarray
+    offset: np.ndarray
 
     def __post_init__(self) -> None:
         num_peaks = self.sample_index.shape
-        for name in ("channel_index", "amplitude"):
+        for name in ("channel_index", "amplitude", "offset"):
             if getattr(self, name).shape != num_peaks:
                 raise RecordingError(
                     f"Peaks.{name} has shape {getattr(self, name).shape}; it must be that of sample_index, {num_peaks}."
@@ -174,7 +177,9 @@ class Peaks:
 
     def select(self, rows: np.ndarray) -> "Peaks":
         """The peaks at ``rows`` (indices or mask)."""
-        return Peaks(self.sample_index[rows], self.channel_index[rows], self.amplitude[rows])
+        return Peaks(
+            self.sample_index[rows], self.channel_index[rows], self.amplitude[rows], self.offset[rows]
+        )
 
 
 @dataclass(frozen=True)

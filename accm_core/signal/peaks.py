@@ -1,0 +1,96 @@
+"""Walk the recording once: detect peaks, keep snippets of some of them and of the noise between them."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from accm_core.params import DetectParams, RunParams, SnippetParams, to_samples
+from accm_core.signal.chunks import Block, map_blocks
+from accm_core.signal.detect import find_peaks
+from accm_core.signal.preprocess import Preprocessor
+from accm_core.signal.snippets import LANCZOS_TAPS, cut_snippets
+from accm_core.types import Peaks, Recording, Snippets
+
+NOISE_TRIES = 60
+"""Places drawn in each block for snippets of noise; those near a peak are given up."""
+
+
+def collect_snippets(
+    recording: Recording,
+    preprocessor: Preprocessor,
+    blocks: Sequence[Block],
+    distances: np.ndarray,
+    neighborhoods: np.ndarray,
+    *,
+    detect: DetectParams,
+    snippet: SnippetParams,
+    max_spikes: int,
+    seed: int,
+    run: RunParams,
+    on_block: Callable[[float], None] | None = None,
+) -> tuple[Snippets, np.ndarray]:
+    """Detect peaks in the blocks and cut snippets.
+
+    Parameters
+    ----------
+    recording, preprocessor, blocks
+        Where to look.
+    distances : ndarray of shape (n_channels, n_channels)
+        µm.
+    neighborhoods : ndarray of shape (n_channels, n_slots), int64
+        Channels of a snippet around each channel.
+    detect, snippet : params
+    max_spikes : int
+        Kept at most, the same number from each block.
+    seed : int
+    run : RunParams
+    on_block : callable, optional
+
+    Returns
+    -------
+    snippets : Snippets
+    noise : ndarray of shape (n_noise, n_samples, n_slots), float32
+        Snippets in which nothing exceeds the threshold.
+    """
+    fs = recording.sampling_frequency
+    num_before = to_samples(snippet.ms_before, fs)
+    num_samples = num_before + to_samples(snippet.ms_after, fs)
+    sweep = to_samples(detect.exclude_ms, fs)
+    margin = num_samples + LANCZOS_TAPS + sweep
+    near = distances <= detect.radius_um
+    quota = -(-max_spikes // max(len(blocks), 1))
+
+    def work(block: Block, raw: np.ndarray) -> tuple[Peaks, np.ndarray, np.ndarray]:
+        rng = np.random.default_rng([seed, block.start])
+        traces = preprocessor.whiten(preprocessor.filter(raw))
+        inner = traces[margin - sweep : len(traces) - margin + sweep]
+        peaks = find_peaks(
+            inner, threshold=detect.threshold, neighbors=near, exclude_sweep=sweep, peak_sign=detect.peak_sign
+        )
+        if len(peaks) > quota:
+            peaks = peaks.select(np.sort(rng.choice(len(peaks), quota, replace=False)))
+
+        def cut(samples: np.ndarray, offsets: np.ndarray, channels: np.ndarray) -> np.ndarray:
+            return cut_snippets(
+                traces, samples, offsets, neighborhoods[channels], num_before=num_before, num_samples=num_samples
+            )
+
+        local = peaks.sample_index + margin - sweep
+        waveforms = cut(local, peaks.offset, peaks.channel_index)
+        places = rng.integers(margin, len(traces) - margin, NOISE_TRIES)
+        noise = cut(places, rng.random(NOISE_TRIES), rng.integers(0, traces.shape[1], NOISE_TRIES))
+        noise = noise[np.abs(noise).max(axis=(1, 2)) < detect.threshold]
+        peaks = Peaks(local - margin + block.start, peaks.channel_index, peaks.amplitude, peaks.offset)
+        return peaks, waveforms, noise
+
+    parts = list(map_blocks(work, recording, blocks, margin=preprocessor.margin + margin, run=run, on_block=on_block))
+    peaks = Peaks(
+        *(
+            np.concatenate([getattr(part[0], name) for part in parts])
+            for name in ("sample_index", "channel_index", "amplitude", "offset")
+        )
+    )
+    snippets = Snippets(
+        np.concatenate([part[1] for part in parts]), neighborhoods[peaks.channel_index], peaks, num_before
+    )
+    return snippets, np.concatenate([part[2] for part in parts])

@@ -1,0 +1,169 @@
+"""Counts to whitened traces: band-pass, common reference, bad channels, noise levels, whitening.
+
+One ``Preprocessor`` holds all that was measured on a shank; it is applied block by block.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from accm_core.errors import RecordingError
+from accm_core.params import SignalParams
+from accm_core.signal.filter import Bandpass, make_bandpass
+
+MAD_TO_SIGMA = 1.4826
+"""Standard deviation of a Gaussian over its median absolute deviation."""
+MIN_CHANNELS_FOR_REFERENCE = 16
+"""With fewer channels the median holds too much of the spikes themselves."""
+DEAD_SHARE, NOISY_FACTOR = 0.1, 5.0
+"""Noise level, in shares of the shank's median, under and over which a channel is bad."""
+QUIET_LIMIT = 4.0
+"""Samples beyond this many noise levels hold spikes and are left out of the covariance (noise units)."""
+SHRINKAGE = 0.02
+"""Share of the mean variance added to the covariance's diagonal, so that its inverse stays tame."""
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """From raw traces of a recording to filtered and whitened traces of one shank.
+
+    Attributes
+    ----------
+    bandpass : Bandpass
+    channels : ndarray of shape (n_channels,), int64
+        Channels of the recording that are used.
+    bad_channels : ndarray of shape (n_bad,), int64
+        Channels of the shank that are left out.
+    use_median : bool
+        Subtract the median over channels.
+    noise_levels_uV : ndarray of shape (n_channels,), float32
+        MAD-based noise level of the filtered traces.
+    whitening : ndarray of shape (n_channels, n_channels), float32
+        ``filtered @ whitening`` has noise level 1 on each channel.
+    """
+
+    bandpass: Bandpass
+    channels: np.ndarray
+    bad_channels: np.ndarray
+    use_median: bool
+    noise_levels_uV: np.ndarray  # noqa: N815  the unit's symbol
+    whitening: np.ndarray
+
+    @property
+    def margin(self) -> int:
+        """Samples that ``filter`` drops at each end."""
+        return self.bandpass.margin
+
+    def filter(self, raw: np.ndarray) -> np.ndarray:
+        """Band-pass and reference: (n, all channels) µV to (n - 2 margin, n_channels) µV, float32."""
+        return _filter(raw[:, self.channels], self.bandpass, self.use_median)
+
+    def whiten(self, filtered: np.ndarray) -> np.ndarray:
+        """Filtered µV to whitened noise units, same shape, float32."""
+        return filtered @ self.whitening
+
+
+def _filter(traces: np.ndarray, bandpass: Bandpass, use_median: bool) -> np.ndarray:
+    filtered = bandpass.apply(traces)[bandpass.margin : len(traces) - bandpass.margin]
+    if use_median:
+        filtered -= np.median(filtered, axis=1, keepdims=True)
+    return filtered
+
+
+def fit_preprocessor(
+    raw_blocks: list[np.ndarray],
+    channels: np.ndarray,
+    distances: np.ndarray,
+    params: SignalParams,
+    sampling_frequency: float,
+) -> Preprocessor:
+    """Measure a shank's noise on some blocks of raw traces.
+
+    Parameters
+    ----------
+    raw_blocks : list of ndarray of shape (n_samples, n_channels_of_recording), float32
+        µV, each with the filter's margin on both sides.
+    channels : ndarray of shape (n_channels,), int64
+        The shank's channels.
+    distances : ndarray of shape (n_channels, n_channels)
+        Between them, µm.
+    params : SignalParams
+    sampling_frequency : float
+        Hz.
+
+    Raises
+    ------
+    RecordingError
+        If every channel is constant.
+    """
+    bandpass = make_bandpass(params, sampling_frequency)
+    filtered = [_filter(raw[:, channels], bandpass, use_median=False) for raw in raw_blocks]
+    noise_levels = measure_noise(np.concatenate(filtered))
+    is_good = find_good_channels(noise_levels) if params.detect_bad_channels else noise_levels > 0
+    if not is_good.any():
+        raise RecordingError(
+            f"All {len(channels)} channels are constant after the band-pass; there is nothing to sort. "
+            "Check that the recording holds neural data and that its conversion is not zero."
+        )
+    good = channels[is_good]
+    use_median = params.reference == "median" or (
+        params.reference == "auto" and len(good) >= MIN_CHANNELS_FOR_REFERENCE
+    )
+    traces = np.concatenate([_filter(raw[:, good], bandpass, use_median) for raw in raw_blocks])
+    noise_levels = measure_noise(traces)
+    whitening = measure_whitening(traces, noise_levels, distances[np.ix_(is_good, is_good)], params.whiten_radius_um)
+    return Preprocessor(bandpass, good, channels[~is_good], use_median, noise_levels, whitening)
+
+
+def measure_noise(traces: np.ndarray) -> np.ndarray:
+    """Noise level of each channel: scaled median absolute deviation, (n_channels,), float32."""
+    centred = traces - np.median(traces, axis=0)
+    return (MAD_TO_SIGMA * np.median(np.abs(centred), axis=0)).astype(np.float32)
+
+
+def find_good_channels(noise_levels: np.ndarray) -> np.ndarray:
+    """Mask of the channels that are neither dead nor far noisier than the others."""
+    alive = noise_levels > 0
+    if not alive.any():
+        return alive
+    usual = np.median(noise_levels[alive])
+    return alive & (noise_levels >= DEAD_SHARE * usual) & (noise_levels <= NOISY_FACTOR * usual)
+
+
+def measure_whitening(
+    traces: np.ndarray, noise_levels: np.ndarray, distances: np.ndarray, radius_um: float
+) -> np.ndarray:
+    """Local ZCA whitening matrix from the stretches of noise between spikes.
+
+    Parameters
+    ----------
+    traces : ndarray of shape (n_samples, n_channels), float32
+        Filtered, µV.
+    noise_levels : ndarray of shape (n_channels,)
+        µV.
+    distances : ndarray of shape (n_channels, n_channels)
+        µm.
+    radius_um : float
+        Channels within this distance are decorrelated from each other.
+
+    Returns
+    -------
+    ndarray of shape (n_channels, n_channels), float32
+        To be multiplied from the right; scaled so that whitened traces have noise level 1.
+    """
+    scaled = traces / noise_levels
+    whitening = np.zeros((len(noise_levels), len(noise_levels)))
+    for channel in range(len(noise_levels)):
+        near = np.flatnonzero(distances[channel] <= radius_um)
+        local = scaled[:, near]
+        quiet = local[np.abs(local).max(axis=1) < QUIET_LIMIT]
+        if len(quiet) < 10 * len(near):
+            quiet = local
+        covariance = quiet.T.astype(np.float64) @ quiet / len(quiet)
+        values, vectors = np.linalg.eigh(covariance)
+        values = values + SHRINKAGE * values.mean()
+        inverse_root = (vectors / np.sqrt(values)) @ vectors.T
+        whitening[near, channel] = inverse_root[:, list(near).index(channel)]
+    whitening /= noise_levels[:, None]
+    whitening /= measure_noise(traces @ whitening.astype(np.float32))
+    return whitening.astype(np.float32)

@@ -1,0 +1,357 @@
+"""Templates to spikes: explain the traces as a sum of templates, the best explanation first.
+
+Each template's fit is known at each sample from one convolution. The best is taken out, with its own
+amplitude and at its own time between samples; what it leaves changes the fits around it by the
+templates' cross-correlations, which are known in advance; and so on until nothing exceeds the
+threshold. Spikes that overlap are thereby split into their units.
+"""
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from scipy import fft
+
+from accm_core.params import MatchParams
+from accm_core.signal.snippets import LANCZOS_TAPS, lanczos_kernel
+
+MAX_BASIS = 6
+"""Time courses that all templates are made of."""
+BASIS_ENERGY = 0.995
+"""Share of the templates' energy that the basis holds, unless that needs more than ``MAX_BASIS``."""
+NEGLIGIBLE = 0.02
+"""Pairs whose largest cross-correlation is below this share of the smaller energy do not interact."""
+
+
+@dataclass(frozen=True)
+class TemplateBank:
+    """Templates made ready for matching.
+
+    Attributes
+    ----------
+    templates : ndarray of shape (n_units, n_samples, n_channels), float32
+        As rebuilt from the basis, whitened noise units.
+    num_before : int
+        Samples before the peak.
+    basis : ndarray of shape (n_basis, n_samples), float32
+    weights : ndarray of shape (n_units, n_basis * n_channels), float32
+        Divided by ``noise_gain``, so that fits are log-likelihood ratios.
+    energy : ndarray of shape (n_units,), float32
+        Squared length of each template over ``noise_gain``: its squared signal-to-noise ratio.
+    pair_row : ndarray of shape (n_units, n_units), int32
+        Row of ``correlations`` for each pair of units; -1 where they do not interact.
+    correlations : ndarray of shape (n_pairs, 2 n_samples - 1), float32
+        Fit of the second unit at a lag, when the first one is in the traces.
+    noise_gain : float
+        Variance of a template's fit to noise, over its energy: above 1 since band-passed noise is not
+        white in time.
+    """
+
+    templates: np.ndarray
+    num_before: int
+    basis: np.ndarray
+    weights: np.ndarray
+    energy: np.ndarray
+    pair_row: np.ndarray
+    correlations: np.ndarray
+    noise_gain: float
+
+    @property
+    def num_samples(self) -> int:
+        """Length of a template."""
+        return self.templates.shape[1]
+
+    @property
+    def margin(self) -> int:
+        """Samples on each side of a block within which spikes are matched but not kept."""
+        return 3 * self.num_samples
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Spikes found by matching, in order of time.
+
+    Attributes
+    ----------
+    sample_index : ndarray of shape (n,), int64
+    offset : ndarray of shape (n,), float32
+        Of the true time from ``sample_index``, samples.
+    unit_index : ndarray of shape (n,), int64
+    scale : ndarray of shape (n,), float32
+        Amplitude over the template's.
+    gain : ndarray of shape (n,), float32
+        Twice the log-likelihood ratio of the spike against noise.
+    probability : ndarray of shape (n,), float32
+        Of the unit against all others, and against noise, at this place.
+    """
+
+    sample_index: np.ndarray
+    offset: np.ndarray
+    unit_index: np.ndarray
+    scale: np.ndarray
+    gain: np.ndarray
+    probability: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.sample_index)
+
+    def select(self, rows: np.ndarray) -> "Matches":
+        """The matches at ``rows`` (indices or mask)."""
+        return Matches(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+    @staticmethod
+    def join(parts: "list[Matches]") -> "Matches":
+        """One after another."""
+        return Matches(*(np.concatenate([getattr(p, n) for p in parts]) for n in Matches.__dataclass_fields__))
+
+
+def build_bank(templates: np.ndarray, num_before: int, noise_gain: float = 1.0) -> TemplateBank:
+    """Make templates ready for matching.
+
+    Parameters
+    ----------
+    templates : ndarray of shape (n_units, n_samples, n_channels), float32
+        Whitened noise units; zero on channels where a unit is not seen.
+    num_before : int
+        Samples before the peak.
+    noise_gain : float
+        See ``TemplateBank``.
+    """
+    num_units, num_samples, num_channels = templates.shape
+    courses = templates.transpose(0, 2, 1).reshape(-1, num_samples)
+    _, values, vectors = np.linalg.svd(courses, full_matrices=False)
+    held = np.cumsum(values**2) / max((values**2).sum(), 1e-30)
+    num_basis = min(MAX_BASIS, int(np.searchsorted(held, BASIS_ENERGY)) + 1, len(vectors))
+    basis = vectors[:num_basis].astype(np.float32)
+    coefficients = np.einsum("utc,rt->urc", templates, basis)
+    rebuilt = np.einsum("urc,rt->utc", coefficients, basis)
+    pair_row, correlations = _correlate_pairs(coefficients, basis)
+    return TemplateBank(
+        templates=rebuilt.astype(np.float32),
+        num_before=num_before,
+        basis=basis,
+        weights=(coefficients / noise_gain).reshape(num_units, num_basis * num_channels).astype(np.float32),
+        energy=((rebuilt**2).sum(axis=(1, 2)) / noise_gain).astype(np.float32),
+        pair_row=pair_row,
+        correlations=(correlations / noise_gain).astype(np.float32),
+        noise_gain=noise_gain,
+    )
+
+
+def _correlate_pairs(coefficients: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cross-correlations of the templates that interact; one unit at a time, to bound the memory."""
+    num_units, num_basis, _ = coefficients.shape
+    num_samples = basis.shape[1]
+    courses = np.empty((num_basis, num_basis, 2 * num_samples - 1))
+    for r in range(num_basis):
+        for s in range(num_basis):
+            courses[r, s] = np.correlate(basis[r], basis[s], mode="full")
+    energy = (coefficients**2).sum(axis=(1, 2))
+    pair_row = np.full((num_units, num_units), -1, dtype=np.int32)
+    rows: list[np.ndarray] = []
+    for unit in range(num_units):
+        products = np.einsum("rc,vsc->vrs", coefficients[unit], coefficients, optimize=True)
+        lags = np.einsum("vrs,rsl->vl", products, courses, optimize=True)
+        smaller = np.minimum(energy[unit], energy)
+        interacts = np.flatnonzero(np.abs(lags).max(axis=1) > NEGLIGIBLE * np.maximum(smaller, 1e-12))
+        pair_row[unit, interacts] = len(rows) + np.arange(len(interacts))
+        rows.extend(lags[interacts].astype(np.float32))
+    return pair_row, np.array(rows, dtype=np.float32).reshape(len(rows), 2 * num_samples - 1)
+
+
+def fit_templates(traces: np.ndarray, bank: TemplateBank) -> np.ndarray:
+    """Fit of each template at each sample.
+
+    Parameters
+    ----------
+    traces : ndarray of shape (n_samples, n_channels), float32
+        Whitened.
+    bank : TemplateBank
+
+    Returns
+    -------
+    ndarray of shape (n_units, n_samples), float32
+        Inner product with the template whose peak is at that sample, over the noise gain. Wrong within a
+        template's length of either end.
+    """
+    num_samples, num_channels = traces.shape
+    num_basis = len(bank.basis)
+    length = fft.next_fast_len(num_samples, real=True)
+    spectrum = fft.rfft(np.ascontiguousarray(traces.T), n=length, axis=1)
+    # the basis is rolled so that its peak is at sample 0
+    padded = np.zeros((num_basis, length), dtype=np.float32)
+    padded[:, : bank.num_samples] = bank.basis
+    kernels = np.conj(fft.rfft(np.roll(padded, -bank.num_before, axis=1), axis=1))
+    fits = np.zeros((len(bank.weights), num_samples), dtype=np.float32)
+    weights = bank.weights.reshape(-1, num_basis, num_channels)
+    for r in range(num_basis):
+        projected = fft.irfft(spectrum * kernels[r], n=length, axis=1)[:, :num_samples]
+        fits += weights[:, r] @ projected
+    return fits
+
+
+def match_templates(
+    traces: np.ndarray, bank: TemplateBank, params: MatchParams, *, refractory: int
+) -> Matches:
+    """Explain traces as a sum of templates.
+
+    Parameters
+    ----------
+    traces : ndarray of shape (n_samples, n_channels), float32
+        Whitened.
+    bank : TemplateBank
+        With at least one unit.
+    params : MatchParams
+    refractory : int
+        A unit does not fire twice within this many samples.
+
+    Returns
+    -------
+    Matches
+        ``sample_index`` counts from the start of ``traces``.
+
+    Notes
+    -----
+    Gain of unit u at a sample: twice the log-likelihood ratio against noise when its scale has a
+    Gaussian prior around 1, (fit + p)^2 / (energy + p) - p, with p = 1 / scale_std^2.
+    """
+    fits = fit_templates(traces, bank)
+    samples, units, values = _pursue(
+        fits,
+        bank.energy,
+        bank.pair_row,
+        bank.correlations,
+        np.float32(params.scale_std**-2),
+        np.float32(params.threshold**2),
+        np.float32(params.min_scale),
+        bank.num_samples,
+        refractory,
+    )
+    order = np.lexsort((units, samples))
+    values = values[order]
+    return Matches(samples[order], values[:, 0], units[order], values[:, 1], values[:, 2], values[:, 3])
+
+
+@numba.njit(cache=True, nogil=True)
+def _gain(fit, energy, prior, min_scale):  # type: ignore[no-untyped-def]
+    if fit < min_scale * energy:
+        return np.float32(0.0)
+    return (fit + prior) * (fit + prior) / (energy + prior) - prior
+
+
+@numba.njit(cache=True, nogil=True)
+def _refresh(fits, energy, prior, min_scale, first, last, best_gain, best_unit):  # type: ignore[no-untyped-def]
+    """Best unit at each sample from ``first`` to ``last``."""
+    best_gain[first:last] = 0.0
+    for unit in range(len(energy)):
+        scale = np.float32(1.0) / (energy[unit] + prior)
+        least = min_scale * energy[unit]
+        for t in range(first, last):
+            fit = fits[unit, t]
+            if fit >= least:
+                gain = (fit + prior) * (fit + prior) * scale - prior
+                if gain > best_gain[t]:
+                    best_gain[t] = gain
+                    best_unit[t] = unit
+
+
+@numba.njit(cache=True, nogil=True)
+def _pursue(fits, energy, pair_row, correlations, prior, threshold, min_scale, reach, refractory):  # type: ignore[no-untyped-def]
+    num_units, num_samples = fits.shape
+    best_gain = np.zeros(num_samples, dtype=np.float32)
+    best_unit = np.zeros(num_samples, dtype=np.int64)
+    _refresh(fits, energy, prior, min_scale, reach, num_samples - reach, best_gain, best_unit)
+    samples = [np.int64(0) for _ in range(0)]
+    units = [np.int64(0) for _ in range(0)]
+    values = [(np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)) for _ in range(0)]
+    found = True
+    while found:
+        found = False
+        t = reach
+        while t < num_samples - reach:
+            gain = best_gain[t]
+            if gain <= threshold or not _is_largest(best_gain, t, reach):
+                t += 1
+                continue
+            found = True
+            unit = best_unit[t]
+            offset, fit = _between_samples(fits[unit], t)
+            scale = (fit + prior) / (energy[unit] + prior)
+            probability = _posterior(fits, energy, pair_row, prior, min_scale, unit, t, gain)
+            samples.append(t)
+            units.append(unit)
+            values.append((np.float32(offset), np.float32(scale), gain, np.float32(probability)))
+            first, last = max(t - reach, 0), min(t + reach + 1, num_samples)
+            _subtract(fits, pair_row, correlations, unit, t, offset, scale, first, last)
+            fits[unit, max(t - refractory, 0) : t + refractory + 1] = -1e9
+            first, last = max(first, reach), min(last, num_samples - reach)
+            _refresh(fits, energy, prior, min_scale, first, last, best_gain, best_unit)
+            t += 1
+    table = np.zeros((len(samples), 4), dtype=np.float32)
+    for k in range(len(samples)):
+        table[k, 0], table[k, 1], table[k, 2], table[k, 3] = values[k]
+    return np.array(samples, dtype=np.int64), np.array(units, dtype=np.int64), table
+
+
+@numba.njit(cache=True, nogil=True)
+def _is_largest(best_gain, t, reach):  # type: ignore[no-untyped-def]
+    """Whether nothing within reach is better; of equals, the earliest."""
+    for s in range(max(t - reach, 0), t):
+        if best_gain[s] >= best_gain[t]:
+            return False
+    for s in range(t + 1, min(t + reach + 1, len(best_gain))):
+        if best_gain[s] > best_gain[t]:
+            return False
+    return True
+
+
+@numba.njit(cache=True, nogil=True)
+def _between_samples(fit, t):  # type: ignore[no-untyped-def]
+    """Vertex of the parabola through the fit at t - 1, t, t + 1: its offset and height."""
+    before, middle, after = fit[t - 1], fit[t], fit[t + 1]
+    curvature = before - 2.0 * middle + after
+    if curvature >= 0.0 or before < -1e8 or after < -1e8:
+        return 0.0, middle
+    offset = min(0.5, max(-0.5, 0.5 * (before - after) / curvature))
+    return offset, middle - 0.25 * (before - after) * offset
+
+
+@numba.njit(cache=True, nogil=True)
+def _posterior(fits, energy, pair_row, prior, min_scale, unit, t, gain):  # type: ignore[no-untyped-def]
+    """Probability of the chosen unit against noise and against the units it could be taken for."""
+    total = 1.0 + np.exp(-0.5 * gain)
+    for other in range(len(energy)):
+        if other == unit or pair_row[unit, other] < 0:
+            continue
+        rival = np.float32(0.0)
+        for s in range(t - 3, t + 4):
+            rival = max(rival, _gain(fits[other, s], energy[other], prior, min_scale))
+        if rival > 0.0:
+            total += np.exp(min(0.0, 0.5 * (rival - gain)))
+    return 1.0 / total
+
+
+@numba.njit(cache=True, nogil=True)
+def _subtract(fits, pair_row, correlations, unit, t, offset, scale, first, last):  # type: ignore[no-untyped-def]
+    """Take a spike out of the fits of all units that it touches."""
+    # lag of sample s is s - t - offset; row index of lag 0 is num_lags // 2
+    base = int(np.floor(-offset))
+    kernel = lanczos_kernel(-offset - base)
+    num_lags = correlations.shape[1]
+    start = first - t + base + num_lags // 2 - (LANCZOS_TAPS - 1)
+    for other in range(fits.shape[0]):
+        row = pair_row[unit, other]
+        if row < 0:
+            continue
+        correlation = correlations[row]
+        for s in range(first, last):
+            value = np.float32(0.0)
+            index = start + s - first
+            if index >= 0 and index + 2 * LANCZOS_TAPS <= num_lags:
+                for k in range(2 * LANCZOS_TAPS):
+                    value += kernel[k] * correlation[index + k]
+            else:
+                for k in range(2 * LANCZOS_TAPS):
+                    if 0 <= index + k < num_lags:
+                        value += kernel[k] * correlation[index + k]
+            fits[other, s] -= scale * value

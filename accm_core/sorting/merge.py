@@ -1,0 +1,139 @@
+"""Clusters to units: merge what is one unit, drop what is none."""
+
+import numpy as np
+
+from accm_core.params import MergeParams
+from accm_core.sorting.cluster import measure_bimodality
+from accm_core.sorting.match import TemplateBank
+from accm_core.types import Snippets
+
+MAX_PER_CLUSTER = 1000
+"""Spikes of a cluster that take part in a comparison."""
+
+
+def merge_clusters(
+    labels: np.ndarray,
+    snippets: Snippets,
+    neighborhood_of: np.ndarray,
+    bank: TemplateBank,
+    params: MergeParams,
+    *,
+    max_lag: int,
+) -> np.ndarray:
+    """Merge clusters of different neighbourhoods that one unit was cut into.
+
+    Two clusters whose templates are alike after a shift are compared as clusters are: their spikes are
+    projected on the difference of the templates, on the channels that both see, and merge when the
+    projections have one hump.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n_spikes,), int64
+        Clusters; -1 for none.
+    snippets : Snippets
+    neighborhood_of : ndarray of shape (n_clusters,), int64
+        Where each cluster was found; those of one neighbourhood were compared already.
+    bank : TemplateBank
+        Template of each cluster.
+    params : MergeParams
+    max_lag : int
+        Largest shift between two templates of one unit, samples.
+
+    Returns
+    -------
+    ndarray of shape (n_spikes,), int64
+        New labels, without holes.
+    """
+    num_clusters = len(bank.energy)
+    parent = np.arange(num_clusters)
+    similarity, lag = compare_templates(bank, max_lag)
+    pairs = np.argwhere(np.triu(similarity >= params.min_similarity, k=1))
+    # the most alike first
+    pairs = pairs[np.argsort(-similarity[pairs[:, 0], pairs[:, 1]], kind="stable")]
+    rows_of = [_some(np.flatnonzero(labels == k)) for k in range(num_clusters)]
+    for first, second in pairs:
+        if neighborhood_of[first] == neighborhood_of[second]:
+            continue
+        values = [
+            _project(
+                snippets,
+                [rows_of[first], rows_of[second]],
+                bank,
+                first,
+                second,
+                int(lag[first, second]),
+                shifted=shifted,
+            )
+            for shifted in (False, True)
+        ]
+        score, _ = measure_bimodality(np.sort(np.concatenate(values)))
+        if score < params.split_threshold:
+            parent[parent == parent[second]] = parent[first]
+    _, number = np.unique(parent, return_inverse=True)
+    return np.where(labels >= 0, number[labels], -1)
+
+
+def compare_templates(bank: TemplateBank, max_lag: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine of each pair of templates at their best lag, and that lag.
+
+    Returns
+    -------
+    similarity : ndarray of shape (n_units, n_units), float32
+    lag : ndarray of shape (n_units, n_units), int64
+        Samples by which the second template comes after the first when they fit best.
+    """
+    num_units = len(bank.energy)
+    similarity = np.zeros((num_units, num_units), dtype=np.float32)
+    lag = np.zeros((num_units, num_units), dtype=np.int64)
+    middle = bank.num_samples - 1
+    for first in range(num_units):
+        others = np.flatnonzero(bank.pair_row[first] >= 0)
+        window = bank.correlations[bank.pair_row[first, others], middle - max_lag : middle + max_lag + 1]
+        length = np.sqrt(bank.energy[first] * bank.energy[others])
+        similarity[first, others] = window.max(axis=1) / np.maximum(length, 1e-12)
+        lag[first, others] = window.argmax(axis=1) - max_lag
+    return similarity, lag
+
+
+def _some(rows: np.ndarray) -> np.ndarray:
+    if len(rows) <= MAX_PER_CLUSTER:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, MAX_PER_CLUSTER).round().astype(int)]
+
+
+def _project(
+    snippets: Snippets,
+    rows: list[np.ndarray],
+    bank: TemplateBank,
+    first: int,
+    second: int,
+    lag: int,
+    *,
+    shifted: bool,
+) -> np.ndarray:
+    """Project the spikes of one of two clusters on the difference of their templates.
+
+    Only on channels that both neighbourhoods hold. ``lag`` is where the first template must be read,
+    relative to the second's peak, to fit it; ``shifted`` takes the second cluster's spikes.
+    """
+    both = [snippets.channels[r[0]] for r in rows]
+    channels = both[1] if shifted else both[0]
+    shared = (channels >= 0) & np.isin(channels, both[0 if shifted else 1])
+    num_samples = snippets.waveforms.shape[1]
+    start = bank.num_before - snippets.num_before
+    own, other = (second, first) if shifted else (first, second)
+    move = lag if shifted else -lag
+    template = bank.templates[own][start : start + num_samples]
+    rival = _window(bank.templates[other], start + move, num_samples)
+    difference = (template - rival) * (-1.0 if shifted else 1.0)
+    weights = np.where(shared, difference[:, channels], 0.0)
+    return np.einsum("nts,ts->n", snippets.waveforms[rows[1 if shifted else 0]], weights)
+
+
+def _window(template: np.ndarray, start: int, num_samples: int) -> np.ndarray:
+    """Rows ``start`` to ``start + num_samples`` of a template, zero beyond its ends."""
+    window = np.zeros((num_samples, template.shape[1]), dtype=template.dtype)
+    low, high = max(start, 0), min(start + num_samples, len(template))
+    if high > low:
+        window[low - start : high - start] = template[low:high]
+    return window
