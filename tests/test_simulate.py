@@ -1,5 +1,6 @@
 """Simulated recordings: what was planted is there, the same every time, and nothing else."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -17,7 +18,7 @@ from accm_core.simulate import (
     truth_path,
     write_simulation,
 )
-from accm_core.simulation.traces import Drift
+from accm_core.simulation.traces import Drift, make_noise
 from accm_core.simulation.waveforms import DEFAULT_CHANNELS, draw_neuron, probe_locations, window_samples
 from accm_core.types import ArrayRecording, Segment
 
@@ -116,9 +117,26 @@ def test_noise_level_correlation_and_colour():
     lag = [np.corrcoef(traces[:-k, 0], traces[k:, 0])[0, 1] for k in (1, 60)]
     assert lag[0] > 0.2
     assert abs(lag[1]) < 0.05
-    # no seam where blocks of a second meet
-    steps = np.abs(np.diff(traces, axis=0)).mean(axis=1)
-    assert steps[FS - 1 :: FS].mean() < 1.3 * steps.mean()
+
+
+def test_no_seam_in_the_noise_where_blocks_meet():
+    where = np.stack([np.zeros(8), 1000.0 * np.arange(8)], axis=1)
+    noise = make_noise(np.random.default_rng(0), where, float(FS), std_uV=1.0, lfp_uV=0.0)
+    traces = np.concatenate([noise.block(0, block, 100, float(FS)) for block in range(400)])
+    across = np.mean(traces[99:-1:100] * traces[100::100])
+    assert across == pytest.approx(np.mean(traces[:-1] * traces[1:]), rel=0.15)
+
+
+def test_background_spikes_go_on_in_the_next_block():
+    recording, _ = simulate(probe="tetrode", num_units=0, duration_s=3, seed=1)
+    background = recording.background
+    expected = np.zeros((3 * FS, 4), np.float32)
+    for block in range(4):
+        trains = background.trains(1, block, FS, float(FS))
+        background.cells.add_spikes(expected, 0, trains, np.zeros(len(trains.time)))
+    alone = replace(recording, noise=None).get_traces(0, 3 * FS)
+    np.testing.assert_allclose(alone, expected, atol=1e-3)
+    assert len(background.trains(1, 0, FS, float(FS)).time) > 100
 
 
 def test_slow_potentials_are_below_the_pass_band():
