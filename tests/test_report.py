@@ -100,6 +100,7 @@ def test_similar_units_are_the_nearest_by_cosine():
     assert rows[2, 0] == 0
     assert cosine[0, 0] == pytest.approx(1.0)
     assert np.isfinite(cosine).all()
+    assert not (rows == np.arange(4)[:, None]).any()  # no unit is like itself
     assert find_similar_units(shape[None], 3)[0].shape == (1, 0)
 
 
@@ -111,6 +112,7 @@ def test_spike_limits_bound_the_sum_and_spare_small_units(make_sorting, monkeypa
     limits = spike_limits(sorting)
     assert limits.sum() <= 600
     assert limits.min() == min(counts.min(), limits.max())
+    assert np.minimum(counts, limits.max() + 1).sum() > 600  # and no less than what fits
     assert MAX_SPIKES > 600
 
 
