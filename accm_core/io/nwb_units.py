@@ -64,6 +64,11 @@ def read_sorting(file_path: str | Path) -> Sorting:
     with OpenNwb(file_path) as opened, explain_read(opened.file_path, "the units"):
         provenance, embedding = _find_provenance(opened.nwbfile, opened.file_path)
         units = _find_units(opened.nwbfile, provenance["units_path"])
+        if units is None and provenance["num_units"] > 0:
+            raise NwbError(
+                f"{file_path} says that there are {provenance['num_units']} units in {provenance['units_path']}, "
+                "which is not there. Sort the session again."
+            )
         return _make_sorting(provenance, units, embedding)
 
 

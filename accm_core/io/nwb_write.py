@@ -157,7 +157,7 @@ def _remove_units(nwbfile: NWBFile) -> None:
     """Leave out the Units table, and what an earlier sort put beside one."""
     if nwbfile.units is not None:
         nwbfile._remove_child(nwbfile.units)
-        nwbfile.fields["units"] = None
+        nwbfile.fields.pop("units")
     module = nwbfile.processing.get(PROCESSING_MODULE)
     if module is not None and PROCESSING_UNITS in module.data_interfaces:
         module._remove_child(module.data_interfaces[PROCESSING_UNITS])
