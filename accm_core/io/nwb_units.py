@@ -66,8 +66,8 @@ def read_sorting(file_path: str | Path) -> Sorting:
         units = _find_units(opened.nwbfile, provenance["units_path"])
         if units is None and provenance["num_units"] > 0:
             raise NwbError(
-                f"{file_path} says that there are {provenance['num_units']} units in {provenance['units_path']}, "
-                "which is not there. Sort the session again."
+                f"{file_path} says that there are {provenance['num_units']} units in "
+                f"{provenance['units_path']}, which is not there. Sort the session again."
             )
         return _make_sorting(provenance, units, embedding)
 

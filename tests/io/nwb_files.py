@@ -87,9 +87,10 @@ def make_series(nwbfile: NWBFile, shape: Shape, name: str = "ElectricalSeries") 
         return ElectricalSeries(name=name, description="raw voltage", electrodes=region, **arguments)
 
 
-def write_session(file_path: Path, nwbfile: NWBFile) -> Path:
+def write_session(file_path: Path, nwbfile: NWBFile, *, cache_spec: bool = False) -> Path:
+    """Write a session; quicker without the copy of the schema that files usually hold."""
     with NWBHDF5IO(file_path, "w") as io:
-        io.write(nwbfile)
+        io.write(nwbfile, cache_spec=cache_spec)
     return file_path
 
 

@@ -158,7 +158,7 @@ class TestReadSpikeTrains:
         assert len(trains["1"]) == 0
 
     def test_sampling_frequency(self, path):
-        assert read_spike_trains(write_units(path, resolution=1 / 25000)).sampling_frequency == 25000.0
+        assert read_spike_trains(write_units(path, resolution=1 / 2**14)).sampling_frequency == 2**14
         assert read_spike_trains(write_units(path)).sampling_frequency == 30000.0
 
     def test_in_processing(self, path):

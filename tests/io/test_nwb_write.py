@@ -159,12 +159,11 @@ class TestUnits:
 
 
 class TestFile:
-    def test_validators_are_content(self, source):
-        for link in (False, True):
-            for num_units in (3, 1, 0):
-                out = write(source, num_units=num_units, link=link, overwrite=True)[1]
-                assert inspect(out) == []
-                assert pynwb.validate(path=out) == []
+    @pytest.mark.parametrize(("num_units", "link"), [(3, False), (1, True), (0, False)])
+    def test_validators_are_content(self, source, num_units, link):
+        out = write(source, num_units=num_units, link=link)[1]
+        assert inspect(out) == []
+        assert pynwb.validate(path=out) == []
 
     def test_spikeinterface_reads_the_same_trains(self, source):
         sorting, out = write(source)
