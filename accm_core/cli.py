@@ -31,6 +31,17 @@ if TYPE_CHECKING:
     from accm_core.io.nwb_read import NwbRecording
     from accm_core.types import Sorting
 
+SORT_SHARES = {  # of the time, for the progress bar
+    "noise": 0.03,
+    "detect": 0.17,
+    "learn": 0.20,
+    "cluster": 0.10,
+    "templates": 0.10,
+    "refine": 0.15,
+    "match": 0.20,
+    "write": 0.04,
+    "report": 0.01,
+}
 REMOTE = ("http://", "https://", "s3://", "dandi://")
 
 app = typer.Typer(
@@ -196,7 +207,7 @@ def sort(
         with read_nwb(source, series=series, probe=probe) as recording:
             _check_units(recording, units)
             out.warn(recording.warnings)
-            with out.progress() as on_progress:
+            with out.progress(SORT_SHARES) as on_progress:
                 sorting = sort_recording(
                     recording, checked, device=device, seed=seed, on_progress=on_progress
                 )
@@ -285,7 +296,7 @@ def simulate(
                 recording, truth = hybrid_recording(parent, seed=seed, **changes)
             else:
                 recording, truth = make_simulation(seed=seed, **changes)
-            with out.progress() as on_progress:
+            with out.progress({"write": 1.0}) as on_progress:
                 write_simulation(output, recording, truth, overwrite=overwrite, on_progress=on_progress)
         result = {
             "output": str(output),

@@ -23,6 +23,8 @@ from accm_core.errors import AccmError
 
 FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 PLAIN_INTERVAL_S = 10.0  # between two progress lines of a stage where there is no terminal
+LEAST_FRACTION = 0.02  # of the work done, before which the time left is not guessed
+LEAST_ELAPSED_S = 2.0
 
 OnProgress = Callable[[str, float], None]
 
@@ -69,47 +71,71 @@ class Terminal:
             typer.echo(json.dumps({"error": message, "exit_code": exit_code}))
 
     @contextmanager
-    def progress(self) -> Iterator[OnProgress]:
-        """``on_progress(stage, fraction)``: a bar on a terminal, plain lines elsewhere."""
+    def progress(self, shares: Mapping[str, float]) -> Iterator[OnProgress]:
+        """``on_progress(stage, fraction)``: a bar on a terminal, plain lines elsewhere.
+
+        Parameters
+        ----------
+        shares : mapping of str to float
+            The stages, and about how much of the time each takes.
+        """
         if self.quiet:
             yield lambda stage, fraction: None
         elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-            with _bars() as on_progress:
+            with _bar(shares) as on_progress:
                 yield on_progress
         else:
-            yield PlainProgress()
+            yield PlainProgress(shares)
+
+
+class Tally:
+    """How far the whole work is, from news of its stages.
+
+    A stage may stop and go on later, as when the shanks of a probe go through all stages one by one.
+    """
+
+    def __init__(self, shares: Mapping[str, float], clock: Callable[[], float] = time.monotonic) -> None:
+        self._shares = shares
+        self._clock = clock
+        self._started = clock()
+        self._fractions: dict[str, float] = {}
+
+    def update(self, stage: str, fraction: float) -> tuple[float, float, str]:
+        """Take news of a stage; give the share of all that is done, the seconds so far, and the time left."""
+        before = self._fractions.get(stage, 0.0)
+        self._fractions[stage] = max(before, min(fraction, 1.0))
+        done = sum(self._shares.get(name, 0.0) * value for name, value in self._fractions.items())
+        overall = done / sum(self._shares.values())
+        elapsed = self._clock() - self._started
+        is_known = overall >= LEAST_FRACTION and elapsed >= LEAST_ELAPSED_S
+        left = f"{format_seconds(elapsed * (1 - overall) / overall)} left" if is_known else ""
+        return overall, elapsed, left
 
 
 class PlainProgress:
-    """Progress as lines: one when a stage starts, one every ten seconds, one when it ends."""
+    """Progress as lines: one when a stage first starts, and one every ten seconds."""
 
     def __init__(
-        self, write: Callable[[str], None] | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        shares: Mapping[str, float],
+        write: Callable[[str], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._write = write if write is not None else _to_stderr
-        self._clock = clock
+        self._tally = Tally(shares, clock)
         self._lock = threading.Lock()
-        self._stage = ""
-        self._started = self._shown = 0.0
-        self._done = True
+        self._seen: set[str] = set()
+        self._shown = 0.0
 
     def __call__(self, stage: str, fraction: float) -> None:
         """Take news of a stage, from any thread."""
         with self._lock:
-            now = self._clock()
-            if stage != self._stage:
-                self._stage, self._started, self._shown, self._done = stage, now, now, False
-                if fraction < 1:
-                    self._write(f"{stage} ...")
-            elapsed = now - self._started
-            if fraction >= 1:
-                if not self._done:
-                    self._write(f"{stage} done in {format_seconds(elapsed)}")
-                self._done = True
-            elif now - self._shown >= PLAIN_INTERVAL_S and fraction > 0:
-                self._shown = now
-                left = elapsed * (1 - fraction) / fraction
-                self._write(f"{stage} {fraction:.0%}, {format_seconds(left)} left")
+            overall, elapsed, left = self._tally.update(stage, fraction)
+            if stage in self._seen and elapsed - self._shown < PLAIN_INTERVAL_S:
+                return
+            self._seen.add(stage)
+            self._shown = elapsed
+            self._write(f"{overall:4.0%}  {stage}" + (f", {left}" if left else ""))
 
 
 def _to_stderr(line: str) -> None:
@@ -117,26 +143,27 @@ def _to_stderr(line: str) -> None:
 
 
 @contextmanager
-def _bars() -> Iterator[OnProgress]:
-    """One bar a stage, with percent and time left, on the terminal."""
+def _bar(shares: Mapping[str, float]) -> Iterator[OnProgress]:
+    """One bar with stage, percent and time left, on the terminal; it goes when the work is done."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 
     columns = (
-        TextColumn("{task.description:<12}"),
-        BarColumn(bar_width=32),
+        SpinnerColumn(),
+        TextColumn("{task.description:<10}"),
+        BarColumn(bar_width=36),
         TaskProgressColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[left]}"),
     )
     lock = threading.Lock()
-    tasks: dict[str, Any] = {}
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    tally = Tally(shares)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(next(iter(shares)), total=1.0, left="")
 
         def on_progress(stage: str, fraction: float) -> None:
             with lock:
-                if stage not in tasks:
-                    tasks[stage] = progress.add_task(stage, total=1.0)
-            progress.update(tasks[stage], completed=min(max(fraction, 0.0), 1.0))
+                overall, _, left = tally.update(stage, fraction)
+                progress.update(task, completed=overall, description=stage, left=left)
 
         yield on_progress
 

@@ -15,9 +15,9 @@ import pytest
 from nwb_files import make_file, make_sorting
 from typer.testing import CliRunner
 
-from accm_core.cli import app
+from accm_core.cli import SORT_SHARES, app
 from accm_core.errors import RecordingError
-from accm_core.terminal import PlainProgress, format_seconds
+from accm_core.terminal import PlainProgress, Tally, format_seconds
 
 runner = CliRunner()
 
@@ -67,7 +67,7 @@ def test_sort_writes_the_session_and_the_report(session, sorter):
     assert session.read_bytes() == before
     assert re.search(r"units +3", done.stdout)
     assert "session_sorted.html" in done.stdout
-    assert "detect ...\ndetect done in" in done.stderr
+    assert re.search(r"^ *\d+%  detect$", done.stderr, re.MULTILINE)
     assert "warning: the stand-in warns" in done.stderr
 
 
@@ -317,12 +317,26 @@ def test_simulate_writes_recording_and_truth(tmp_path):
 # ---- progress ----
 
 
-def test_plain_progress_shows_stages_and_time_left():
-    lines, clock = [], iter([0.0, 5.0, 20.0, 25.0, 40.0, 40.0])
-    progress = PlainProgress(lines.append, lambda: next(clock))
-    for stage, fraction in [("a", 0.0), ("a", 0.2), ("a", 0.5), ("a", 0.6), ("a", 1.0), ("b", 1.0)]:
+def test_plain_progress_shows_stage_percent_and_time_left():
+    lines, clock = [], iter([0.0, 0.1, 5.0, 20.0, 25.0, 40.0, 60.0])
+    progress = PlainProgress({"a": 1, "b": 3}, lines.append, lambda: next(clock))
+    for stage, fraction in [("a", 0.0), ("a", 0.2), ("a", 0.8), ("a", 0.9), ("a", 1.0), ("b", 1.0)]:
         progress(stage, fraction)
-    assert lines == ["a ...", "a 50%, 20.0 s left", "a done in 40.0 s", "b done in 0.0 s"]
+    assert lines == ["  0%  a", " 20%  a, 1 min 20 s left", " 25%  a, 2 min 0 s left", "100%  b, 0.0 s left"]
+
+
+def test_progress_adds_up_when_shanks_go_through_the_stages_one_by_one():
+    tally = Tally({"a": 1, "b": 3}, lambda: 0.0)
+    news = [("a", 0.5), ("b", 0.5), ("other", 0.7), ("a", 0.4), ("a", 1.0), ("b", 2.0)]
+    overall = [tally.update(stage, fraction)[0] for stage, fraction in news]
+    assert overall == [0.125, 0.5, 0.5, 0.5, 0.625, 1.0]
+
+
+def test_every_stage_has_its_share_of_the_bar():
+    from accm_core.pipeline import STAGES
+
+    assert set(SORT_SHARES) == {*STAGES, "write", "report"}
+    assert sum(SORT_SHARES.values()) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
