@@ -13,6 +13,9 @@ from pynwb import NWBHDF5IO, NWBFile
 
 from accm_core.errors import NwbError
 
+CHUNK_CACHE_BYTES = 64 << 20
+"""HDF5 keeps this much of each array unpacked: neighbouring reads share the chunk at their border."""
+
 
 class OpenNwb:
     """An NWB file open for reading. A context manager.
@@ -102,7 +105,7 @@ def open_hdf5(file_path: Path) -> h5py.File:
     if size == 0:
         raise NwbError(f"{file_path} is empty (0 bytes). Copy or convert the session again.")
     try:
-        return h5py.File(file_path, "r")
+        return h5py.File(file_path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES)
     except OSError as error:
         raise NwbError(_explain_open(file_path, size, error)) from error
 

@@ -82,13 +82,15 @@ def read_geometry(
 
 
 def _columns(electrodes: Electrodes, names: tuple[str, str, str]) -> np.ndarray | None:
-    """(n_channels, 2 or 3), float64; None when the first two columns are not there."""
+    """(n_channels, 2 or 3), float64; None when the first two columns are not there or hold nothing."""
     if not all(name in electrodes.columns for name in names[:2]):
         return None
     columns = [electrodes.columns[name] for name in names if name in electrodes.columns]
     if any(column.dtype.kind not in "iuf" or column.ndim != 1 for column in columns):
         return None
     positions = np.stack(columns, axis=1).astype(np.float64)
+    if not np.isfinite(positions[:, :2]).any():
+        return None  # many files have these columns without a value
     if positions.shape[1] == 3 and not np.isfinite(positions[:, 2]).all():
         return positions[:, :2]
     return positions

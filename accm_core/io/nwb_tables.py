@@ -171,6 +171,7 @@ def make_embedding(sorting: Sorting, name: str) -> DynamicTable | None:
     return DynamicTable(
         name=name,
         description="Embeddings of some of the spikes that accm sorted, for pictures.",
+        id=np.arange(len(spike.data)),  # hdmf's own would be a slow list
         columns=[spike, position],
     )
 
