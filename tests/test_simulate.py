@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accm_core.errors import NwbError, ParamsError, RecordingError
+from accm_core.evaluate import evaluate
 from accm_core.io.nwb_read import read_nwb
 from accm_core.io.nwb_units import read_spike_trains
 from accm_core.simulate import (
@@ -133,7 +134,7 @@ def test_background_spikes_go_on_in_the_next_block():
     expected = np.zeros((3 * FS, 4), np.float32)
     for block in range(4):
         trains = background.trains(1, block, FS, float(FS))
-        background.cells.add_spikes(expected, 0, trains, np.zeros(len(trains.time)))
+        background.cells.add_spikes(expected, 0, trains)
     alone = replace(recording, noise=None).get_traces(0, 3 * FS)
     np.testing.assert_allclose(alone, expected, atol=1e-3)
     assert len(background.trains(1, 0, FS, float(FS)).time) > 100
@@ -327,9 +328,14 @@ def test_files_round_trip(tmp_path):
         write_simulation(tmp_path / "no" / "a.nwb", recording, truth)
 
 
-def test_hybrid_file_with_a_gap(tmp_path):
-    from accm_core.evaluate import evaluate
+def test_file_without_units(tmp_path):
+    recording, truth = simulate(probe="tetrode", duration_s=1, num_units=0, seed=1)
+    beside = write_simulation(tmp_path / "noise.nwb", recording, truth)
+    assert read_spike_trains(beside) == {}
+    assert evaluate({"a": np.array([0.1])}, beside).false_names == ("a",)
 
+
+def test_hybrid_file_with_a_gap(tmp_path):
     parent = make_parent()
     hybrid, truth = hybrid_recording(parent, num_units=2, seed=3)
     beside = write_simulation(tmp_path / "h.nwb", hybrid, truth)

@@ -207,32 +207,36 @@ def _add_electrodes(nwbfile: "NWBFile", recording: "SimulatedRecording") -> Any:
 
 
 def _write_truth(path: Path, identifier: str, recording: "SimulatedRecording", truth: "GroundTruth") -> None:
+    from hdmf.common import VectorData, VectorIndex
     from pynwb import NWBHDF5IO
     from pynwb.misc import Units
 
-    nwbfile = _new_session(identifier, recording)
+    order = np.lexsort((truth.spike_times, truth.unit_index))
+    counts = np.bincount(truth.unit_index, minlength=len(truth.unit_names))
+    table = {
+        "unit_name": ("name of the unit", np.array(truth.unit_names, dtype=object)),
+        "peak_amplitude": ("trough of the mean waveform on the main channel (µV)", truth.peak_amplitude_uV),
+        "snr": ("peak on the main channel, in noise levels", truth.snr),
+    }
+    if recording.has_geometry:
+        x, y = truth.main_channel_locations.T
+        table["rel_x"] = ("position of the main channel across the probe (µm)", x)
+        table["rel_y"] = ("position of the main channel along the probe (µm)", y)
+    columns = [VectorData(name=name, description=what, data=data) for name, (what, data) in table.items()]
+    times = VectorData(
+        name="spike_times", description="times of the spikes (s)", data=truth.spike_times[order]
+    )
+    ends = np.cumsum(counts).astype(np.uint64)
+    columns += [times, VectorIndex(name="spike_times_index", data=ends, target=times)]
     # `evaluate` reads from the description that the session has other units too
     what = "all units" if recording.parent is None else "injected units; the session has its own besides"
-    units = Units(name="units", description=what, resolution=1.0 / recording.sampling_frequency)
-    nwbfile.units = units
-    columns = {
-        "unit_name": "name of the unit",
-        "peak_amplitude": "trough of the mean waveform on the main channel (µV)",
-        "snr": "peak on the main channel, in noise levels",
-        "rel_x": "position of the main channel across the probe (µm)",
-        "rel_y": "position of the main channel along the probe (µm)",
-    }
-    for name, description in columns.items():
-        if recording.has_geometry or not name.startswith("rel_"):
-            units.add_column(name, description)
-    for k, (name, spike_times) in enumerate(truth.trains().items()):
-        x, y = (float(value) for value in truth.main_channel_locations[k])
-        units.add_unit(
-            spike_times=spike_times,
-            unit_name=name,
-            peak_amplitude=float(truth.peak_amplitude_uV[k]),
-            snr=float(truth.snr[k]),
-            **({"rel_x": x, "rel_y": y} if recording.has_geometry else {}),
-        )
+    nwbfile = _new_session(identifier, recording)
+    nwbfile.units = Units(
+        name="units",
+        description=what,
+        id=np.arange(len(truth.unit_names)),
+        columns=columns,
+        resolution=1.0 / recording.sampling_frequency,
+    )
     with NWBHDF5IO(path, "w") as io:
         io.write(nwbfile)

@@ -31,7 +31,7 @@ class SimulationParams(BaseModel):
     lfp_uV: Annotated[float, Field(ge=0)] = 30.0  # noqa: N815
     """Standard deviation of slow potentials of 1 to 80 Hz (µV)."""
     background_units: Annotated[int, Field(ge=0, le=50_000)] | None = None
-    """Cells too small to be sorted; when None 150 on one wire, else 30 and two more for each contact."""
+    """Cells too small to be sorted; when None 300 on one wire, else 30 and two more for each contact."""
     snr: tuple[Positive, Positive] = (6.0, 30.0)
     """Least and largest peak of a unit on its main channel, in noise levels."""
     noise_level: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -100,7 +100,7 @@ def _fill_in(asked: SimulationParams) -> SimulationParams:
     defaults = {
         "num_channels": num_channels,
         "num_units": 3 if on_wire else 6 if asked.probe == "tetrode" else max(3, num_channels // 2),
-        "background_units": 150 if on_wire else 30 + 2 * num_channels,
+        "background_units": 300 if on_wire else 30 + 2 * num_channels,
         "noise_level": 0.1 if on_wire else None,
         "firing": firing,
         "rate_hz": 20.0 if steady else 4.0,

@@ -120,10 +120,7 @@ class SimulatedRecording:
         return traces
 
     def _add(self, cells: Cells, traces: np.ndarray, start: int, trains: Trains) -> None:
-        if self.drift is None:
-            shift_um = np.zeros(len(trains.time))
-        else:
-            shift_um = self.drift.at(trains.time / self.sampling_frequency)
+        shift_um = None if self.drift is None else self.drift.at(trains.time / self.sampling_frequency)
         cells.add_spikes(traces, start, trains, shift_um)
 
 

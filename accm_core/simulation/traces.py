@@ -5,9 +5,9 @@ read, and a long recording takes no memory.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from scipy import signal
 
 from accm_core.simulation.firing import Trains
 from accm_core.simulation.waveforms import MAX_CHANNELS, PHASES, Neuron, source_gains
@@ -51,15 +51,24 @@ class Cells:
         """Length of a waveform."""
         return self.currents.shape[2]
 
+    @cached_property
+    def resting_gains(self) -> tuple[np.ndarray, ...]:
+        """Gains of each cell's sources on its channels, without drift: (n_its_channels, n_sources) each."""
+        return tuple(
+            source_gains(sources, self.channel_locations[channels])
+            for sources, channels in zip(self.sources, self.channels, strict=True)
+        )
+
     def templates(self) -> np.ndarray:
         """Waveform of each cell on all channels, without drift: (n_cells, n_samples, n_channels), µV."""
         templates = np.zeros((len(self.channels), self.num_samples, len(self.channel_locations)), np.float32)
         for cell, channels in enumerate(self.channels):
-            gains = source_gains(self.sources[cell], self.channel_locations[channels])
-            templates[cell][:, channels] = self.currents[cell, 0] @ gains.T
+            templates[cell][:, channels] = self.currents[cell, 0] @ self.resting_gains[cell].T
         return templates
 
-    def add_spikes(self, traces: np.ndarray, start: int, trains: Trains, shift_um: np.ndarray) -> None:
+    def add_spikes(
+        self, traces: np.ndarray, start: int, trains: Trains, shift_um: np.ndarray | None = None
+    ) -> None:
         """Add spikes to ``traces``, whose first row is sample ``start``; ``shift_um`` moves each along y."""
         ticks = np.rint(trains.time * PHASES).astype(np.int64)
         onset, phase = ticks // PHASES - self.num_before - start, ticks % PHASES
@@ -68,9 +77,10 @@ class Cells:
             if low >= high:
                 continue
             channels = self.channels[cell]
-            gains = source_gains(
-                self.sources[cell] + [0.0, shift_um[row], 0.0], self.channel_locations[channels]
-            )
+            gains = self.resting_gains[cell]
+            if shift_um is not None:
+                sources = self.sources[cell] + [0.0, shift_um[row], 0.0]
+                gains = source_gains(sources, self.channel_locations[channels])
             wave = self.currents[cell, phase[row], low:high] @ (trains.scale[row] * gains.T)
             traces[onset[row] + low : onset[row] + high, channels] += wave
 
@@ -147,7 +157,8 @@ class Noise:
     kernel : ndarray of shape (n_taps,), float32
         Causal filter that colours; of unit energy.
     lfp_hz, lfp_phase : ndarray of shape (LFP_COMPONENTS,), float64
-    lfp_weights : ndarray of shape (2 * LFP_COMPONENTS, n_channels), float64
+        Frequencies, and phases in cycles.
+    lfp_weights : ndarray of shape (2 * LFP_COMPONENTS, n_channels), float32
         µV of each component's cosine, then sine, on each channel.
     """
 
@@ -170,11 +181,14 @@ class Noise:
             )
         ]
         white = np.concatenate(parts) @ (self.std_uV * self.mixing.T)
-        traces = signal.lfilter(self.kernel, np.float32(1.0), white, axis=0)[num_tail:]
+        traces = self.kernel[0] * white[num_tail:]
+        for lag in range(1, num_tail + 1):
+            traces += self.kernel[lag] * white[num_tail - lag : -lag]
         time_s = (block * block_samples + np.arange(block_samples)) / sampling_frequency
-        angle = 2 * np.pi * self.lfp_hz * time_s[:, None] + self.lfp_phase
+        cycles = self.lfp_hz * time_s[:, None] + self.lfp_phase
+        angle = (2 * np.pi * (cycles - np.floor(cycles))).astype(np.float32)  # late times lose no precision
         traces += np.concatenate([np.cos(angle), np.sin(angle)], axis=1) @ self.lfp_weights
-        return traces.astype(np.float32, copy=False)
+        return traces
 
 
 def make_noise(
@@ -188,7 +202,7 @@ def make_noise(
     distances = np.linalg.norm(channel_locations[:, None] - channel_locations[None], axis=-1)
     correlation = SHARED_NOISE * np.exp(-distances / NOISE_REACH_UM)
     np.fill_diagonal(correlation, 1.0)
-    lag_ms = np.arange(round(6 * COLOUR_MS * 1e-3 * sampling_frequency) + 1) / sampling_frequency * 1e3
+    lag_ms = np.arange(round(3 * COLOUR_MS * 1e-3 * sampling_frequency) + 1) / sampling_frequency * 1e3
     kernel = np.where(lag_ms == 0, 1.0, COLOUR_WEIGHT * np.exp(-lag_ms / COLOUR_MS))
     hz = np.exp(rng.uniform(np.log(LFP_HZ[0]), np.log(LFP_HZ[1]), LFP_COMPONENTS))
     amplitude = 1.0 / np.sqrt(hz)  # power falls with 1/f
@@ -200,6 +214,8 @@ def make_noise(
         np.linalg.cholesky(correlation).astype(np.float32),
         (kernel / np.linalg.norm(kernel)).astype(np.float32),
         hz,
-        rng.uniform(0, 2 * np.pi, LFP_COMPONENTS),
-        np.concatenate([amplitude[:, None] * np.cos(along), -amplitude[:, None] * np.sin(along)]),
+        rng.uniform(0, 1, LFP_COMPONENTS),
+        np.concatenate([amplitude[:, None] * np.cos(along), -amplitude[:, None] * np.sin(along)]).astype(
+            np.float32
+        ),
     )
