@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import secrets
 import warnings
 from collections.abc import Iterator
@@ -137,12 +138,21 @@ def _temporary(target: Path) -> Iterator[Path]:
         _flush(temporary)
         temporary.replace(target)
         _flush(target.parent)
-    except OSError as error:
-        raise NwbError(
-            f"Cannot write {target}: {error.strerror or error}. Check the disk's space and permissions."
-        ) from error
+    except (OSError, RuntimeError) as error:
+        reason = _system_reason(error)
+        if not reason:
+            raise
+        raise NwbError(f"Cannot write {target}: {reason}. Check the disk's space and permissions.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _system_reason(error: OSError | RuntimeError) -> str:
+    """Say what the system objected to; empty where it was not the system. HDF5 hides it in its own words."""
+    told = re.search(r"error message = '([^']*)'", str(error))
+    if told:
+        return told[1]
+    return (error.strerror or str(error)) if isinstance(error, OSError) else ""
 
 
 def _flush(path: Path) -> None:

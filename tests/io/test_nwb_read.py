@@ -368,6 +368,24 @@ class TestGeometry:
             expected = np.argsort(order) * 25.0 if wired else np.arange(4) * 25.0
             np.testing.assert_array_equal(recording.channel_locations[:, 1], expected)
 
+    @pytest.mark.parametrize("counted", ["within the probe", "through the series"])
+    def test_ndx_probeinterface_of_two_probes(self, path, counted):
+        nwbfile = make_session(Shape(num_channels=0))
+        for number in range(2):
+            probe = probeinterface.generate_linear_probe(num_elec=2, ypitch=25.0 * (number + 1))
+            probe.name = f"probe{number}"
+            first = 2 * number if counted == "through the series" else 0
+            probe.set_device_channel_indices([first + 1, first])
+            (device,) = from_probeinterface(probe)
+            nwbfile.add_device(device)
+            group = nwbfile.create_electrode_group(device.name, "one", location="CA1", device=device)
+            for _ in range(2):
+                nwbfile.add_electrode(group=group, location="CA1")
+        nwbfile.add_acquisition(make_series(nwbfile, Shape()))
+        with read_nwb(write_session(path, nwbfile)) as recording:
+            np.testing.assert_array_equal(recording.channel_locations[:, 1], [25, 0, 50, 0])
+            np.testing.assert_array_equal(recording.channel_groups, [0, 0, 1, 1])
+
 
 class TestProbeFile:
     @pytest.fixture

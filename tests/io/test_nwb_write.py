@@ -2,6 +2,7 @@ import dataclasses
 import errno
 import json
 import os
+import resource
 import warnings
 
 import h5py
@@ -437,6 +438,19 @@ class TestSafety:
             NwbError, match=r"Cannot write .*out.nwb: No space left on device. Check the disk's space"
         ):
             write(source)
+        assert folder(source) == ["session.nwb"]
+
+    @pytest.mark.parametrize("limit", [50_000, 200_000])
+    def test_file_that_may_not_grow(self, source, limit):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(
+                NwbError, match=r"Cannot write .*out\.nwb: File too large\. Check the disk's space"
+            ):
+                write(source)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert folder(source) == ["session.nwb"]
 
     def test_flushed_before_it_is_renamed(self, source, monkeypatch):
