@@ -288,7 +288,7 @@ function facts(unit) {
   return el("dl", { class: "facts" },
     fact("Spikes", number(unit.spikes), `${number(unit.firing_rate, 2)} Hz`),
     fact("SNR", number(unit.snr, 1)),
-    fact("Amplitude", `${number(unit.amplitude_median, 0)} µV`, "median"),
+    fact("Median amplitude", `${number(unit.amplitude_median, 0)} µV`),
     fact("ISI violations", number(unit.isi_violations_ratio, 3), `count ${number(unit.isi_violations_count)}`),
     fact("Presence ratio", number(unit.presence_ratio, 2)),
     fact("Amplitude cutoff", number(unit.amplitude_cutoff, 3)),
