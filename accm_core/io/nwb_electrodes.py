@@ -36,7 +36,7 @@ _GOOD_COLUMNS = (
     "is_good_channel",
     "valid",
     "is_valid",
-    "is_valid_channel",
+    "valid_data",
 )
 _STATUS_COLUMNS = ("quality", "status", "channel_quality", "channel_status", "electrode_status", "label")
 _BAD_WORDS = frozenset({"bad", "dead", "noise", "noisy", "broken", "shorted", "out", "floating"})

@@ -117,6 +117,8 @@ def explain_read(file_path: Path, what: str) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, KeyError) as error:
         text = str(error)
+        if isinstance(error, KeyError) and "Unable to" not in text:
+            raise  # not HDF5's
         if "filter" in text or "can't open directory" in text or "can't dlopen" in text:
             remedy = (
                 "its compression filter is not installed. Install the HDF5 plugin that the file was "

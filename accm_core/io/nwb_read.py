@@ -15,11 +15,10 @@ from accm_core.io.nwb_electrodes import Electrodes, find_left_out, read_electrod
 from accm_core.io.nwb_file import OpenNwb, explain_read
 from accm_core.io.nwb_geometry import Geometry, read_geometry
 from accm_core.io.nwb_series import check_layout, choose_series
+from accm_core.io.nwb_signal import find_dead, look_at
 from accm_core.types import Segment
 
 MICROVOLTS_PER_VOLT = 1e6
-_LOOKS = 9  # windows, from the first sample to the last, that are looked at for dead channels and NaN
-_LOOK_S = 0.1  # length of each, s
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -233,16 +232,8 @@ def _read_series(source: OpenNwb, name: str | None, probe: str | Path | None) ->
     clock = read_clock(series, path, source.file_path, lock)
     gain, offset = _scaling(series, path, warnings)
     electrodes = read_electrodes(series, path)
-    left_out = find_left_out(electrodes)
-    _look(series.data, clock, source.file_path, path, electrodes, left_out)
+    left_out = _find_left_out(series, clock, electrodes, path, source.file_path)
     kept = np.array([k for k in range(len(gain)) if k not in left_out], dtype=np.int64)
-    if len(kept) == 0:
-        reasons = "; ".join(
-            f"{electrodes.channel_ids[k]} {reason}" for k, reason in sorted(left_out.items())[:3]
-        )
-        raise NwbError(
-            f"All {len(gain)} channels of {path} are left out: {reasons}. Nothing is left to sort."
-        )
     geometry = read_geometry(source.nwbfile, electrodes, kept, probe)
     return NwbRecording(
         file_path=source.file_path,
@@ -265,6 +256,27 @@ def _read_series(source: OpenNwb, name: str | None, probe: str | Path | None) ->
         _dataset=series.data,
         _source=source,
         _lock=lock,
+    )
+
+
+def _find_left_out(
+    series: ElectricalSeries, clock: Clock, electrodes: Electrodes, path: str, file_path: Path
+) -> dict[int, str]:
+    """Channels not to sort, with the reason, by position: by what is said of them, then by what they hold."""
+    left_out = find_left_out(electrodes)
+    everything = np.arange(len(electrodes.rows))
+    with explain_read(file_path, f"the samples of {path}"):
+        look = look_at(
+            lambda start, stop: _select(series.data, start, stop, everything),
+            clock.num_samples,
+            clock.sampling_frequency,
+        )
+    left_out |= find_dead(look, path, electrodes.channel_ids, left_out)
+    if len(left_out) < len(everything):
+        return left_out
+    named = [f"{electrodes.channel_ids[k]} {reason}" for k, reason in sorted(left_out.items())[:3]]
+    raise NwbError(
+        f"All {len(everything)} channels of {path} are left out: {'; '.join(named)}. Nothing is left to sort."
     )
 
 
@@ -294,56 +306,13 @@ def _scaling(series: ElectricalSeries, path: str, warnings: list[str]) -> tuple[
     return gain * MICROVOLTS_PER_VOLT, offset * MICROVOLTS_PER_VOLT
 
 
-def _look(
-    data: Any, clock: Clock, file_path: Path, path: str, electrodes: Electrodes, left_out: dict[int, str]
-) -> None:
-    """Look at a few windows: add channels without signal to ``left_out``, refuse data without any."""
-    everything = np.arange(len(electrodes.rows))
-    if len(left_out) == len(everything):
-        return
-    length = min(clock.num_samples, max(2, round(_LOOK_S * clock.sampling_frequency)))
-    starts = np.unique(np.linspace(0, clock.num_samples - length, _LOOKS).astype(np.int64))
-    with explain_read(file_path, f"the samples of {path}"):
-        windows = [_select(data, int(start), int(start) + length, everything) for start in starts]
-    seen = np.concatenate(windows)
-    finite = np.isfinite(seen)
-    where = f"in {len(starts)} windows of {length} samples, from the first to the last"
-    if not finite[:, _others(everything, left_out)].any():
-        raise NwbError(f"{path} holds NaN only, {where}. Convert the session again.")
-    for channel in _others(everything, left_out):
-        if not finite[:, channel].any():
-            left_out[int(channel)] = f"dead: NaN only, {where}"
-    flat = np.flatnonzero((seen == seen[0]).all(axis=0))
-    live = _others(everything, left_out)
-    if len(live) and np.isin(live, flat).all():
-        raise NwbError(f"Every channel of {path} is constant, {where}. There is no signal to sort.")
-    left_out.update({int(k): f"dead: always {seen[0, k]:g}, {where}" for k in flat if k not in left_out})
-    live = _others(everything, left_out)
-    bad = np.argwhere(~finite[:, live])
-    if len(bad):
-        window, row = divmod(int(bad[0][0]), length)
-        channel = electrodes.channel_ids[live[bad[0][1]]]
-        raise NwbError(
-            f"{path} is not finite at sample {starts[window] + row}, channel {channel}. "
-            "Leave that stretch out, or fill it in, when converting."
-        )
-
-
-def _others(everything: np.ndarray, left_out: dict[int, str]) -> np.ndarray:
-    return np.array([k for k in everything if k not in left_out], dtype=np.int64)
-
-
 def _select(dataset: Any, start: int, stop: int, columns: np.ndarray) -> np.ndarray:
     """Rows ``start`` to ``stop`` and the given columns (ascending), (n, n_columns).
 
     HDF5 reads a rectangle quickly and single columns slowly, so the rectangle is read and then cut.
     """
     if dataset.ndim == 1:
-        return (
-            dataset[start:stop, np.newaxis]
-            if isinstance(dataset, np.ndarray)
-            else dataset[start:stop][:, None]
-        )
+        return dataset[start:stop][:, np.newaxis]
     first, last = int(columns[0]), int(columns[-1]) + 1
     block = dataset[start:stop, first:last] if last - first < dataset.shape[1] else dataset[start:stop]
     return block if block.shape[1] == len(columns) else block[:, columns - first]

@@ -441,6 +441,7 @@ class TestLeftOut:
             ("bad", [False, True, False, False], "bad: bad is True"),
             ("is_bad_channel", [0, 1, 0, 0], "bad: is_bad_channel is 1"),
             ("good", [True, False, True, True], "bad: good is False"),
+            ("valid_data", [True, False, True, True], "bad: valid_data is False"),
             ("is_good", [1.0, 0.0, 1.0, np.nan], "bad: is_good is 0.0"),
             ("channel_quality", ["good", "Dead", "ok", ""], "bad: channel_quality is 'Dead'"),
             ("channel_name", ["AP0", "AP1-ADC", "AP2", "AP3"], "not neural: channel_name is 'AP1-ADC'"),
@@ -461,7 +462,7 @@ class TestLeftOut:
         with read_nwb(make_file(path, groups=["shank0", "shank0", "shank0", group])) as recording:
             assert recording.left_out == (("3", f"not neural: its electrode group is {group!r}"),)
 
-    @pytest.mark.parametrize("name", ["ADCortex", "Auxilia", "shank nan", "adcb"])
+    @pytest.mark.parametrize("name", ["ADCortex", "Auxilia", "shank nan", "roadc", "resync"])
     def test_names_that_merely_resemble(self, path, name):
         with read_nwb(
             make_file(path, groups=[name] * 4, columns=LINE, location="auditory cortex")

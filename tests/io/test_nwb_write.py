@@ -132,6 +132,11 @@ class TestUnits:
             [[7.0, 7.0 + 4000 / 30000], [27.0 + 4000 / 30000, 27.0 + 9000 / 30000]],
         )
         assert inspect(out) == inspect(source)
+        read = read_nwb_sorting(out, electrical_series_path=SERIES)
+        for row, name in enumerate(read.unit_ids):
+            np.testing.assert_array_equal(
+                read.get_unit_spike_train(name), sorting.sample_index[sorting.spikes_of(row)]
+            )
 
     def test_shanks_of_unequal_size(self, tmp_path):
         groups = ["a", "a", "a", "b"]
@@ -140,7 +145,11 @@ class TestUnits:
             table = io.read().units.to_dataframe()
         assert [len(electrodes) for electrodes in table["electrodes"]] == [3, 3, 3, 3]
         assert [group.name for group in table["electrode_group"]] == groups
-        assert set(table["electrodes"].iloc[1].index) == {0, 1, 2}
+        assert set(table["electrodes"].iloc[2].index) == {
+            0,
+            1,
+            2,
+        }  # channel 3 is near, but of the other shank
         assert table["electrodes"].iloc[3].index[0] == 3
 
     def test_many_channels_store_the_nearest(self, tmp_path):
