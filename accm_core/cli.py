@@ -97,7 +97,10 @@ JsonOption = Annotated[
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary; errors only.")]
 VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Library warnings, and the traceback of a failure.")
+    bool,
+    typer.Option(
+        "--verbose", "-v", help="What the stages find, library warnings, and the traceback of a failure."
+    ),
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the output when it exists.")]
 

@@ -4,6 +4,7 @@ Progress, warnings and errors go to standard error; standard output holds the re
 """
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -197,7 +198,8 @@ def terminal(*, as_json: bool = False, quiet: bool = False, verbose: bool = Fals
         with _sigterm_interrupts(), warnings.catch_warnings():
             if not verbose:
                 warnings.simplefilter("ignore")
-            yield out
+            with _log_to_stderr() if verbose else nullcontext():
+                yield out
     except (typer.Exit, typer.BadParameter, BrokenPipeError):
         raise
     except AccmError as error:
@@ -213,6 +215,21 @@ def terminal(*, as_json: bool = False, quiet: bool = False, verbose: bool = Fals
         hint = "" if verbose else " Run it again with -v for the traceback."
         out.fail(f"unexpected {type(error).__name__}: {error}.{hint}", FAILED)
         raise typer.Exit(FAILED) from error
+
+
+@contextmanager
+def _log_to_stderr() -> Iterator[None]:
+    """Show what the stages tell of themselves."""
+    logger, handler = logging.getLogger("accm_core"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)
 
 
 def _show_traceback(verbose: bool) -> None:

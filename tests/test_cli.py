@@ -1,6 +1,7 @@
 """The command: what it checks, writes and says, and how it ends. The sorter itself is a stand-in here."""
 
 import json
+import logging
 import re
 import signal
 import subprocess
@@ -86,6 +87,12 @@ def test_sort_as_json_prints_one_object(session, sorter):
 def test_sort_quietly_says_nothing(session, sorter):
     done = run("sort", session, "-q")
     assert (done.exit_code, done.output) == (0, "")
+
+
+def test_verbose_shows_the_log_and_other_runs_do_not(session, sorter):
+    sorter.act = lambda: logging.getLogger("accm_core.pipeline").info("12 clusters")
+    assert "12 clusters" in run("sort", session, "-v").stderr
+    assert "12 clusters" not in run("sort", session, "--overwrite").stderr
 
 
 def test_sort_without_units_is_a_result(session, sorter):
@@ -312,6 +319,32 @@ def test_simulate_writes_recording_and_truth(tmp_path):
     hybrid = run("simulate", tmp_path / "hybrid.nwb", "--hybrid", target, "--units", "1")
     assert hybrid.exit_code == 0, hybrid.output
     assert run("simulate", target, "--hybrid", target, "--overwrite").exit_code == 2  # would eat its parent
+
+
+@pytest.mark.slow
+def test_simulate_sort_evaluate_report_for_real(tmp_path):
+    session, truth = tmp_path / "s.nwb", tmp_path / "s_truth.nwb"
+    assert (
+        run("simulate", session, "--probe", "tetrode", "--duration", "20", "--units", "3", "-q").exit_code
+        == 0
+    )
+    done = run("sort", session, "--json", "--device", "cpu", "--set", "learn.num_steps=60")
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert 2 <= result["units"] <= 6
+    done = run("evaluate", result["output"], "--truth", truth, "--json")
+    assert json.loads(done.stdout)["well_detected"] >= 2
+    page = Path(result["report"])
+    before = units_of(page)
+    assert run("report", result["output"]).exit_code == 0
+    assert units_of(page) == before  # the report made from the file is the one made from the sort
+
+
+def units_of(page: Path) -> list[dict]:
+    """What a report tells of the units, but for its pictures."""
+    text = re.search(r'<script id="data" type="application/json">(.*?)</script>', page.read_text()).group(1)
+    pictures = ("mean", "sd")  # packed with a scale of their own
+    return [{k: v for k, v in unit.items() if k not in pictures} for unit in json.loads(text)["units"]]
 
 
 # ---- progress ----

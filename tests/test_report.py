@@ -160,6 +160,8 @@ def test_numbers_that_are_missing_are_null(make_sorting):
     assert unit["presence_ratio"] is None
     assert unit["amplitude_cutoff"] is None
     assert unit["similar"] == []
+    without = replace(make_sorting(num_units=1), quality={})
+    assert make_payload(without, "x")["units"][0]["snr"] is None
 
 
 # ---- the page ----

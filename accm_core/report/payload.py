@@ -209,8 +209,10 @@ def _units(sorting: Sorting, positions: np.ndarray, has_geometry: bool) -> list[
                 for other, value in zip(similar[row], cosine[row], strict=True)
             ],
         }
-        unit |= {name: _number(sorting.quality[name][row]) for name in METRICS if name in sorting.quality}
-        units.append(unit)
+        metrics = {
+            name: sorting.quality[name][row] if name in sorting.quality else np.nan for name in METRICS
+        }
+        units.append(unit | {name: _number(value) for name, value in metrics.items()})
     return units
 
 
