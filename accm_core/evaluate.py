@@ -128,7 +128,7 @@ class Evaluation:
         false_units = "unknown" if self.false_names is None else len(self.false_names)
         lines += [
             "",
-            f"well detected  {self.well_detected} of {len(self.accuracy)} (accuracy of {WELL_DETECTED:.0%})",
+            f"well detected  {self.well_detected} of {len(self.recall)} (accuracy {WELL_DETECTED:g} or more)",
             f"found          {self.found_units}",
             f"false          {false_units}",
             f"redundant      {len(self.redundant_names)}",

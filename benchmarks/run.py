@@ -88,8 +88,8 @@ def main() -> None:
                     rows.append(row | {"set": name, "seed": seed, "times_real_time": row_speed(row, name)})
                     print(json.dumps(rows[-1]), flush=True)
     if options.write:
-        write_results(RESULTS, make_section(rows, options))
-        print(f"wrote {RESULTS.relative_to(ROOT)}")
+        write_results(options.results, make_section(rows, options))
+        print(f"wrote {options.results.name}")
 
 
 def parse_options() -> argparse.Namespace:
@@ -98,7 +98,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--sorters", nargs="+", choices=SORTERS, default=list(SORTERS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="one recording of each set a seed")
     parser.add_argument("--device", default="cpu", help="for accm: cpu, cuda or auto (default: cpu)")
-    parser.add_argument("--no-write", dest="write", action="store_false", help="leave RESULTS.md as it is")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file that gets the table")
+    parser.add_argument("--no-write", dest="write", action="store_false", help="leave that file as it is")
     parser.add_argument("--worker", nargs=5, help=argparse.SUPPRESS)  # sorter, session, units, seed, output
     return parser.parse_args()
 
@@ -148,10 +149,18 @@ def work(sorter: str, session: str, num_units: str, seed: str, output: str, devi
 def make_section(rows: list[dict], options: argparse.Namespace) -> str:
     names = [name for name in SETS if name in options.sets]
     seeds = " ".join(map(str, options.seeds))
-    command = "python -m benchmarks.run " + " ".join(sys.argv[1:])
+    asked = {
+        "--sets": names,
+        "--sorters": options.sorters,
+        "--seeds": seeds.split(),
+        "--device": [options.device],
+    }
+    command = "python -m benchmarks.run " + " ".join(
+        f"{flag} {' '.join(values)}" for flag, values in asked.items()
+    )
     lines = [
         f"Commit {commit()}, {date.today().isoformat()}, {machine(options.device)}. Seeds: {seeds}.",
-        f"Command: `{command.strip()}`",
+        f"Command: `{command}`",
         "",
         "| set | sorter | accuracy | precision | recall | well detected | false | redundant "
         "| overlapping | isolated | times real time | peak MiB |",
