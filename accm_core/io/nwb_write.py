@@ -88,11 +88,23 @@ def write_nwb(
             _remove_units(nwbfile)
         _add_units(nwbfile, sorting, source)
         nwbfile.generate_new_id(recurse=False)  # another file; what is copied keeps its identity
-        with _LinkingIO(temporary, "w") if link else NWBHDF5IO(temporary, "w") as io:
+        with _LinkingIO(temporary, "w") if link else _CopyingIO(temporary, "w") as io:
             if link:
                 io.raw_name = source.dataset_name
             io.export(src_io=opened.io, nwbfile=nwbfile)
     return target
+
+
+class _CopyingIO(NWBHDF5IO):
+    """Write arrays that the session links to in other files as copies: the new file stands alone."""
+
+    def write_link(self, parent: h5py.Group, builder: Any, export_source: str | None = None) -> Any:
+        """Write one link, or the array at its end; pynwb calls this for each."""
+        data = getattr(builder.builder, "data", None)
+        if isinstance(data, h5py.Dataset) and not _is_same(data.file.filename, export_source):
+            parent.copy(data, parent, name=builder.name)
+            return None
+        return super().write_link(parent, builder, export_source=export_source)
 
 
 class _LinkingIO(NWBHDF5IO):
@@ -108,6 +120,10 @@ class _LinkingIO(NWBHDF5IO):
             parent[builder.name] = h5py.ExternalLink(_relative(data.file.filename, folder), data.name)
             return None
         return super().write_dataset(parent, builder, **kwargs)
+
+
+def _is_same(file_name: str, other: str | None) -> bool:
+    return other is not None and Path(file_name).resolve() == Path(other).resolve()
 
 
 def _relative(file_name: str, folder: Path) -> str:
