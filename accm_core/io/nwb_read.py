@@ -84,6 +84,11 @@ class NwbRecording:
         return self.clock.num_samples
 
     @property
+    def raw_path(self) -> Path:
+        """File that the samples lie in: another one where the session links to them."""
+        return Path(self._dataset.file.filename)
+
+    @property
     def dataset_name(self) -> str:
         """Path of the samples in their HDF5 file."""
         return str(self._dataset.name)

@@ -78,7 +78,8 @@ def write_nwb(
     if not isinstance(source, NwbRecording):
         with read_nwb(source, series=sorting.provenance.get("series_path")) as recording:
             return write_nwb(sorting, recording, target, units=units, link=link, overwrite=overwrite)
-    _check_target(source.file_path, target, overwrite=overwrite)
+    for held in (source.file_path, source.raw_path):
+        _check_target(held, target, overwrite=overwrite)
     with OpenNwb(source.file_path) as opened, _temporary(target) as temporary, warnings.catch_warnings():
         # pynwb warns of other tables' old spellings on export; none of it is ours
         warnings.simplefilter("ignore")

@@ -507,6 +507,12 @@ class TestSignal:
             "first to the last. There is no signal to sort."
         )
 
+    def test_channels_that_are_silent_at_times_are_kept(self, path):
+        data = counts(18000, 4).astype(np.float32)
+        data[:6000, 1] = data[12000:, 1] = 0
+        with read_nwb(make_file(path, data=data)) as recording:
+            assert recording.left_out == ()
+
     def test_nan_only(self, path):
         message = refused(make_file(path, data=np.full((6000, 4), np.nan)))
         assert message == (

@@ -413,6 +413,11 @@ class TestSafety:
         with pytest.raises(NwbError, match="is the session itself, which is never changed"):
             write(source, name, overwrite=True)
 
+    def test_output_that_holds_the_samples_is_refused(self, source):
+        _, linked = write(source, "linked.nwb", link=True)
+        with pytest.raises(NwbError, match="is the session itself, which is never changed"):
+            write(linked, "session.nwb", units="replace", overwrite=True)
+
     def test_folder_that_is_not_there(self, source):
         with pytest.raises(NwbError, match=r"none does not exist. Make it, or choose another"):
             write(source, "none/out.nwb")
