@@ -76,7 +76,7 @@ class LearnParams(_Group):
     """Of the NT-Xent loss."""
     num_steps: Annotated[int, Field(ge=10, le=100_000)] = 300
     """Training steps."""
-    batch_size: Annotated[int, Field(ge=16, le=16_384)] = 512
+    batch_size: Annotated[int, Field(ge=16, le=16_384)] = 256
     """Spikes in a step; each is seen in two views."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
     """Largest learning rate of the one-cycle schedule."""

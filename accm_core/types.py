@@ -100,8 +100,8 @@ class ArrayRecording:
 
     traces: np.ndarray
     sampling_frequency: float
-    channel_locations: np.ndarray = field(default=None)  # type: ignore[assignment]
-    channel_groups: np.ndarray = field(default=None)  # type: ignore[assignment]
+    channel_locations: np.ndarray = field(default=None)  # type: ignore[arg-type]
+    channel_groups: np.ndarray = field(default=None)  # type: ignore[arg-type]
     segments: tuple[Segment, ...] = ()
     t_start: float = 0.0
     has_geometry: bool = field(init=False)

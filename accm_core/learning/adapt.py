@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from accm_core.learning.augment import Augmenter
-from accm_core.learning.encoder import SpikeEncoder, to_tensor
+from accm_core.learning.encoder import SpikeEncoder, one_thread, to_tensor
 from accm_core.learning.loss import nt_xent
 from accm_core.params import LearnParams
 
@@ -43,7 +43,7 @@ def adapt_encoder(
     Returns
     -------
     SpikeEncoder
-        On ``device``, in evaluation mode.
+        On ``device``.
 
     References
     ----------
@@ -51,15 +51,27 @@ def adapt_encoder(
     Only its abstract was at hand: the loss is NT-Xent, the network and augmentations are ours.
     """
     _, num_samples, num_channels = waveforms.shape
-    with torch.random.fork_rng(devices=[]):
+    with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = SpikeEncoder(num_channels, num_samples, params.num_dims, float(waveforms.std())).to(device)
-    generator = torch.Generator(device).manual_seed(seed)
-    augmenter = Augmenter(
-        to_tensor(waveforms, device), to_tensor(noise, device), params, sampling_frequency, generator
-    )
+        generator = torch.Generator(device).manual_seed(seed)
+        augmenter = Augmenter(
+            to_tensor(waveforms, device), to_tensor(noise, device), params, sampling_frequency, generator
+        )
+        _train(encoder, augmenter, params, on_step)
+    return encoder
+
+
+def _train(
+    encoder: SpikeEncoder,
+    augmenter: Augmenter,
+    params: LearnParams,
+    on_step: Callable[[float], None] | None,
+) -> None:
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=params.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, params.learning_rate, total_steps=params.num_steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, params.learning_rate, total_steps=params.num_steps
+    )
     for step in range(params.num_steps):
         spikes = augmenter.draw_spikes(params.batch_size)
         views = torch.cat([augmenter.make_view(spikes), augmenter.make_view(spikes)])
@@ -72,4 +84,3 @@ def adapt_encoder(
         schedule.step()
         if on_step is not None:
             on_step((step + 1) / params.num_steps)
-    return encoder.eval()

@@ -1,5 +1,8 @@
 """The convolutional encoder: snippets to embeddings."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from torch import nn
@@ -9,7 +12,7 @@ EMBED_BATCH = 4096
 
 
 class SpikeEncoder(nn.Module):
-    """Three convolutions over time, a linear layer, and a projection head of ``num_dims`` outputs.
+    """Three strided convolutions over time, a linear layer, and a projection head of ``num_dims`` outputs.
 
     The contrastive loss sees the head's output at unit length; what is clustered is the same output
     at its own length, which keeps how far a spike stands out of the noise.
@@ -32,23 +35,24 @@ class SpikeEncoder(nn.Module):
         super().__init__()
         self.scale = scale
         self.convolutions = nn.Sequential(
-            nn.Conv1d(num_channels, width, 7, padding=3),
-            nn.GELU(),
-            nn.MaxPool1d(2),
-            nn.Conv1d(width, 2 * width, 5, padding=2),
-            nn.GELU(),
-            nn.MaxPool1d(2),
-            nn.Conv1d(2 * width, 2 * width, 3, padding=1),
-            nn.GELU(),
-            nn.MaxPool1d(2),
+            nn.Conv1d(num_channels, width, 8, stride=2, padding=3),
+            nn.ReLU(),
+            nn.Conv1d(width, 2 * width, 5, stride=2, padding=2),
+            nn.ReLU(),
+            nn.Conv1d(2 * width, 2 * width, 3, stride=2, padding=1),
+            nn.ReLU(),
             nn.Flatten(),
         )
-        self.representation = nn.Sequential(nn.Linear(2 * width * (num_samples // 8), 4 * width), nn.GELU())
+        with torch.no_grad():
+            num_features = self.convolutions(torch.zeros(1, num_channels, num_samples)).shape[1]
+        self.representation = nn.Sequential(nn.Linear(num_features, 4 * width), nn.ReLU())
         self.projection = nn.Linear(4 * width, num_dims)
 
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         """Embed snippets of shape (n, n_channels, n_samples), noise units; returns (n, n_dims)."""
-        embedding: torch.Tensor = self.projection(self.representation(self.convolutions(waveforms / self.scale)))
+        embedding: torch.Tensor = self.projection(
+            self.representation(self.convolutions(waveforms / self.scale))
+        )
         return embedding
 
 
@@ -66,9 +70,9 @@ def embed_snippets(encoder: SpikeEncoder, waveforms: np.ndarray, device: torch.d
     -------
     ndarray of shape (n_spikes, n_dims), float32
     """
-    encoder.eval()
     embedding = np.zeros((len(waveforms), encoder.projection.out_features), dtype=np.float32)
-    with torch.inference_mode():
+    encoder.eval()
+    with torch.inference_mode(), one_thread():
         for start in range(0, len(waveforms), EMBED_BATCH):
             batch = to_tensor(waveforms[start : start + EMBED_BATCH], device)
             embedding[start : start + EMBED_BATCH] = encoder(batch).cpu().numpy()
@@ -78,3 +82,14 @@ def embed_snippets(encoder: SpikeEncoder, waveforms: np.ndarray, device: torch.d
 def to_tensor(waveforms: np.ndarray, device: torch.device) -> torch.Tensor:
     """Snippets (n, n_samples, n_channels) as a tensor (n, n_channels, n_samples) on the device."""
     return torch.from_numpy(np.ascontiguousarray(waveforms.transpose(0, 2, 1))).to(device)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one CPU thread, so that its sums do not depend on the number of cores."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)

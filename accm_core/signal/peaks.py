@@ -72,7 +72,12 @@ def collect_snippets(
 
         def cut(samples: np.ndarray, offsets: np.ndarray, channels: np.ndarray) -> np.ndarray:
             return cut_snippets(
-                traces, samples, offsets, neighborhoods[channels], num_before=num_before, num_samples=num_samples
+                traces,
+                samples,
+                offsets,
+                neighborhoods[channels],
+                num_before=num_before,
+                num_samples=num_samples,
             )
 
         local = peaks.sample_index + margin - sweep
@@ -83,7 +88,9 @@ def collect_snippets(
         peaks = Peaks(local - margin + block.start, peaks.channel_index, peaks.amplitude, peaks.offset)
         return peaks, waveforms, noise
 
-    parts = list(map_blocks(work, recording, blocks, margin=preprocessor.margin + margin, run=run, on_block=on_block))
+    parts = list(
+        map_blocks(work, recording, blocks, margin=preprocessor.margin + margin, run=run, on_block=on_block)
+    )
     peaks = Peaks(
         *(
             np.concatenate([getattr(part[0], name) for part in parts])

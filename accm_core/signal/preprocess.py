@@ -111,7 +111,9 @@ def fit_preprocessor(
     )
     traces = np.concatenate([_filter(raw[:, good], bandpass, use_median) for raw in raw_blocks])
     noise_levels = measure_noise(traces)
-    whitening = measure_whitening(traces, noise_levels, distances[np.ix_(is_good, is_good)], params.whiten_radius_um)
+    whitening = measure_whitening(
+        traces, noise_levels, distances[np.ix_(is_good, is_good)], params.whiten_radius_um
+    )
     return Preprocessor(bandpass, good, channels[~is_good], use_median, noise_levels, whitening)
 
 

@@ -58,6 +58,45 @@ def cluster_embedding(embedding: np.ndarray, params: ClusterParams, *, seed: int
     return _number_labels(labels, params.min_size)
 
 
+def cluster_neighborhoods(
+    embedding: np.ndarray,
+    channel_index: np.ndarray,
+    neighborhoods: np.ndarray,
+    params: ClusterParams,
+    *,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cluster the spikes of each channel; of the whole shank at once where every channel sees all of it.
+
+    Parameters
+    ----------
+    embedding : ndarray of shape (n_spikes, n_dims), float32
+    channel_index : ndarray of shape (n_spikes,), int64
+        Channel of each spike's peak.
+    neighborhoods : ndarray of shape (n_channels, n_slots), int64
+        Channels of the snippets around each channel, in their order.
+    params : ClusterParams
+    seed : int
+
+    Returns
+    -------
+    labels : ndarray of shape (n_spikes,), int64
+        From 0; -1 for none.
+    neighborhood_of : ndarray of shape (n_clusters,), int64
+        Where each cluster was found.
+    """
+    sees_all = bool((neighborhoods == neighborhoods[0]).all())
+    neighborhood = np.zeros_like(channel_index) if sees_all else channel_index
+    labels = np.full(len(embedding), -1, dtype=np.int64)
+    neighborhood_of: list[int] = []
+    for place in np.unique(neighborhood):
+        rows = np.flatnonzero(neighborhood == place)
+        local = cluster_embedding(embedding[rows], params, seed=seed)
+        labels[rows] = np.where(local >= 0, local + len(neighborhood_of), -1)
+        neighborhood_of += [int(place)] * (int(local.max(initial=-1)) + 1)
+    return labels, np.array(neighborhood_of, dtype=np.int64)
+
+
 def _cut_parcels(points: np.ndarray, seed: int) -> np.ndarray:
     num_parcels = int(np.clip(len(points) // POINTS_PER_PARCEL, 1, MAX_PARCELS))
     rng = np.random.default_rng(seed)

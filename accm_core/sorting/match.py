@@ -6,7 +6,7 @@ templates' cross-correlations, which are known in advance; and so on until nothi
 threshold. Spikes that overlap are thereby split into their units.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
@@ -61,6 +61,16 @@ class TemplateBank:
         """Length of a template."""
         return self.templates.shape[1]
 
+    def select(self, units: np.ndarray) -> "TemplateBank":
+        """The bank of some of the units (indices or mask); the basis stays."""
+        return replace(
+            self,
+            templates=self.templates[units],
+            weights=self.weights[units],
+            energy=self.energy[units],
+            pair_row=self.pair_row[units][:, units],
+        )
+
     @property
     def margin(self) -> int:
         """Samples on each side of a block within which spikes are matched but not kept."""
@@ -99,10 +109,22 @@ class Matches:
         """The matches at ``rows`` (indices or mask)."""
         return Matches(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
+    def move(self, delay: int) -> "Matches":
+        """The matches ``delay`` samples later."""
+        return replace(self, sample_index=self.sample_index + delay)
+
+    @staticmethod
+    def empty() -> "Matches":
+        """No matches."""
+        integers, floats = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+        return Matches(integers, floats, integers, floats, floats, floats)
+
     @staticmethod
     def join(parts: "list[Matches]") -> "Matches":
         """One after another."""
-        return Matches(*(np.concatenate([getattr(p, n) for p in parts]) for n in Matches.__dataclass_fields__))
+        return Matches(
+            *(np.concatenate([getattr(p, n) for p in parts]) for n in Matches.__dataclass_fields__)
+        )
 
 
 def build_bank(templates: np.ndarray, num_before: int, noise_gain: float = 1.0) -> TemplateBank:
@@ -215,7 +237,19 @@ def match_templates(
     Gain of unit u at a sample: twice the log-likelihood ratio against noise when its scale has a
     Gaussian prior around 1, (fit + p)^2 / (energy + p) - p, with p = 1 / scale_std^2.
     """
-    fits = fit_templates(traces, bank)
+    return pursue_fits(fit_templates(traces, bank), bank, params, refractory=refractory)
+
+
+def pursue_fits(fits: np.ndarray, bank: TemplateBank, params: MatchParams, *, refractory: int) -> Matches:
+    """Take out the best match again and again.
+
+    Parameters
+    ----------
+    fits : ndarray of shape (n_units, n_samples), float32
+        Of each template at each sample; changed in place to what is left.
+    bank, params, refractory
+        As for ``match_templates``.
+    """
     samples, units, values = _pursue(
         fits,
         bank.energy,

@@ -41,8 +41,8 @@ def merge_clusters(
 
     Returns
     -------
-    ndarray of shape (n_spikes,), int64
-        New labels, without holes.
+    ndarray of shape (n_clusters,), int64
+        The unit of each cluster, numbered from 0 without holes.
     """
     num_clusters = len(bank.energy)
     parent = np.arange(num_clusters)
@@ -70,7 +70,7 @@ def merge_clusters(
         if score < params.split_threshold:
             parent[parent == parent[second]] = parent[first]
     _, number = np.unique(parent, return_inverse=True)
-    return np.where(labels >= 0, number[labels], -1)
+    return number
 
 
 def compare_templates(bank: TemplateBank, max_lag: int) -> tuple[np.ndarray, np.ndarray]:

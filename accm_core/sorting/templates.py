@@ -28,91 +28,143 @@ class Window:
         return self.num_samples + LANCZOS_TAPS
 
 
-def spread_spikes(unit_index: np.ndarray, num_units: int, max_spikes: int = MAX_SPIKES) -> np.ndarray:
-    """Rows of at most ``max_spikes`` spikes of each unit, evenly spread, in ascending order."""
-    rows = []
-    for unit in range(num_units):
-        own = np.flatnonzero(unit_index == unit)
-        if len(own) > max_spikes:
-            own = own[np.linspace(0, len(own) - 1, max_spikes).round().astype(int)]
-        rows.append(own)
-    return np.sort(np.concatenate(rows)) if rows else np.zeros(0, dtype=np.int64)
+@dataclass(frozen=True)
+class WaveformSums:
+    """Sums over the spikes of some units in one block.
+
+    Attributes
+    ----------
+    units : ndarray of shape (n,), int64
+    total, total_square : ndarray of shape (n, n_samples, n_channels), float32
+    counts : ndarray of shape (n,), int64
+    """
+
+    units: np.ndarray
+    total: np.ndarray
+    total_square: np.ndarray
+    counts: np.ndarray
 
 
-def average_waveforms(
+def sum_waveforms(
+    traces: np.ndarray, sample_index: np.ndarray, offset: np.ndarray, unit_index: np.ndarray, window: Window
+) -> WaveformSums:
+    """Sum the waveforms of each unit in one stretch of traces.
+
+    Parameters
+    ----------
+    traces : ndarray of shape (n_samples, n_channels), float32
+        With ``window.margin`` samples around each spike.
+    sample_index : ndarray of shape (n_spikes,), int64
+        Within ``traces``.
+    offset : ndarray of shape (n_spikes,), float32
+    unit_index : ndarray of shape (n_spikes,), int64
+    window : Window
+    """
+    units, inverse, counts = np.unique(unit_index, return_inverse=True, return_counts=True)
+    total = np.zeros((len(units), window.num_samples, traces.shape[1]), dtype=np.float32)
+    total_square = np.zeros_like(total)
+    channels = np.arange(traces.shape[1])[None]
+    for row, unit in enumerate(inverse):
+        waveform = cut_snippets(
+            traces,
+            sample_index[row : row + 1],
+            offset[row : row + 1],
+            channels,
+            num_before=window.num_before,
+            num_samples=window.num_samples,
+        )[0]
+        total[unit] += waveform
+        total_square[unit] += waveform**2
+    return WaveformSums(units, total, total_square, counts)
+
+
+class WaveformAverage:
+    """Collects the sums of the blocks, in order, into mean and standard deviation."""
+
+    def __init__(self, num_units: int, num_samples: int, num_channels: int) -> None:
+        self.total = np.zeros((num_units, num_samples, num_channels))
+        self.total_square = np.zeros_like(self.total)
+        self.counts = np.zeros(num_units, dtype=np.int64)
+
+    def add(self, sums: WaveformSums) -> None:
+        """Add one block."""
+        self.total[sums.units] += sums.total
+        self.total_square[sums.units] += sums.total_square
+        self.counts[sums.units] += sums.counts
+
+    def mean(self) -> np.ndarray:
+        """Mean waveforms, (n_units, n_samples, n_channels), float32; zero for a unit without spikes."""
+        return (self.total / self._divisor()).astype(np.float32)
+
+    def std(self) -> np.ndarray:
+        """Standard deviation over spikes, same shape."""
+        divisor = self._divisor()
+        variance = self.total_square / divisor - (self.total / divisor) ** 2
+        return np.sqrt(np.maximum(variance, 0)).astype(np.float32)
+
+    def _divisor(self) -> np.ndarray:
+        return np.maximum(self.counts, 1)[:, None, None]
+
+
+def average_clusters(
     recording: Recording,
     preprocessor: Preprocessor,
     blocks: Sequence[Block],
     sample_index: np.ndarray,
     offset: np.ndarray,
-    unit_index: np.ndarray,
-    num_units: int,
+    labels: np.ndarray,
     *,
     window: Window,
-    whitened: bool,
     run: RunParams,
     on_block: Callable[[float], None] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the waveforms around spikes.
+) -> np.ndarray:
+    """Mean whitened waveform of each cluster.
 
     Parameters
     ----------
     recording, preprocessor, blocks
         Where to cut.
     sample_index : ndarray of shape (n_spikes,), int64
-        In ascending order; spikes outside the blocks are passed over.
+        In ascending order.
     offset : ndarray of shape (n_spikes,), float32
         Of the extremum from its sample.
-    unit_index : ndarray of shape (n_spikes,), int64
-    num_units : int
+    labels : ndarray of shape (n_spikes,), int64
+        From 0; -1 for none.
     window : Window
-    whitened : bool
-        Whitened noise units if true, else band-passed µV.
     run : RunParams
     on_block : callable, optional
         Called with the share that is done.
 
     Returns
     -------
-    mean, std : ndarray of shape (n_units, n_samples, n_channels), float32
-        Zero for a unit without spikes.
+    ndarray of shape (n_clusters, n_samples, n_channels), float32
+        Noise units.
     """
-    num_channels = len(preprocessor.channels)
+    num_clusters = int(labels.max(initial=-1)) + 1
+    rows = _spread_spikes(labels, num_clusters)
+    sample_index, offset, labels = sample_index[rows], offset[rows], labels[rows]
     margin = window.margin
 
-    def sum_block(block: Block, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def sum_block(block: Block, raw: np.ndarray) -> WaveformSums:
         low, high = np.searchsorted(sample_index, [block.start, block.stop])
-        units, inverse = np.unique(unit_index[low:high], return_inverse=True)
-        shape = (len(units), window.num_samples, num_channels)
-        sums, squares = np.zeros(shape), np.zeros(shape)
-        if high > low:
-            traces = preprocessor.filter(raw)
-            if whitened:
-                traces = preprocessor.whiten(traces)
-            channels = np.broadcast_to(np.arange(num_channels), (high - low, num_channels))
-            snippets = cut_snippets(
-                traces,
-                sample_index[low:high] - block.start + margin,
-                offset[low:high],
-                channels,
-                num_before=window.num_before,
-                num_samples=window.num_samples,
-            )
-            for row, unit in enumerate(inverse):
-                sums[unit] += snippets[row]
-                squares[unit] += snippets[row] ** 2
-        return units, sums, squares, np.bincount(inverse, minlength=len(units))
+        traces = preprocessor.whiten(preprocessor.filter(raw))
+        local = sample_index[low:high] - block.start + margin
+        return sum_waveforms(traces, local, offset[low:high], labels[low:high], window)
 
-    total = np.zeros((num_units, window.num_samples, num_channels))
-    total_square = np.zeros_like(total)
-    counts = np.zeros(num_units)
-    for units, sums, squares, count in map_blocks(
+    average = WaveformAverage(num_clusters, window.num_samples, len(preprocessor.channels))
+    for sums in map_blocks(
         sum_block, recording, blocks, margin=preprocessor.margin + margin, run=run, on_block=on_block
     ):
-        total[units] += sums
-        total_square[units] += squares
-        counts[units] += count
-    divisor = np.maximum(counts, 1)[:, None, None]
-    mean = total / divisor
-    std = np.sqrt(np.maximum(total_square / divisor - mean**2, 0))
-    return mean.astype(np.float32), std.astype(np.float32)
+        average.add(sums)
+    return average.mean()
+
+
+def _spread_spikes(labels: np.ndarray, num_clusters: int) -> np.ndarray:
+    """Rows of at most ``MAX_SPIKES`` spikes of each cluster, evenly spread, in ascending order."""
+    rows = [np.zeros(0, dtype=np.int64)]
+    for cluster in range(num_clusters):
+        own = np.flatnonzero(labels == cluster)
+        if len(own) > MAX_SPIKES:
+            own = own[np.linspace(0, len(own) - 1, MAX_SPIKES).round().astype(int)]
+        rows.append(own)
+    return np.sort(np.concatenate(rows))

@@ -1,0 +1,282 @@
+"""``sort``: from a recording to units and spikes, one call a stage."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from accm_core.errors import ParamsError
+from accm_core.learning.adapt import adapt_encoder
+from accm_core.learning.encoder import embed_snippets
+from accm_core.params import SorterParams, to_samples
+from accm_core.signal.chunks import cut_blocks, read_padded, spread_blocks
+from accm_core.signal.filter import make_bandpass
+from accm_core.signal.geometry import channel_distances, nearest_channels
+from accm_core.signal.peaks import collect_snippets
+from accm_core.signal.preprocess import Preprocessor, fit_preprocessor
+from accm_core.sorting.cluster import cluster_neighborhoods
+from accm_core.sorting.match import TemplateBank, build_bank
+from accm_core.sorting.merge import merge_clusters
+from accm_core.sorting.prune import find_sums, find_weak
+from accm_core.sorting.recover import measure_noise_gain, recover_spikes
+from accm_core.sorting.result import ShankResult, build_sorting
+from accm_core.sorting.templates import Window, average_clusters
+from accm_core.types import ProgressCallback, Recording, Snippets, Sorting
+
+logger = logging.getLogger(__name__)
+
+NOISE_BLOCKS = 10
+"""Seconds of the recording on which noise is measured."""
+LEARN_BLOCKS = 900
+"""Seconds of the recording, evenly spread, on which units are learned; spikes are matched in all of it."""
+REFINE_BLOCKS = 100
+"""Seconds, evenly spread, on which templates are refined."""
+MIN_SPIKES = 100
+"""Fewer peaks than this on a shank teach an encoder nothing: no units are sought."""
+MIN_CHANNEL_VISIBILITY = 0.5
+"""A template is set to zero on channels where it stays below this height (noise units)."""
+STAGES = ("noise", "detect", "learn", "cluster", "templates", "refine", "match")
+"""In order; each shank goes through all."""
+
+
+@dataclass(frozen=True)
+class _Shank:
+    """One shank of a recording on its way through the stages."""
+
+    recording: Recording
+    channels: np.ndarray
+    params: SorterParams
+    device: torch.device
+    seed: int
+    report: Callable[[str], Callable[[float], None]]
+
+
+def sort(
+    recording: Recording,
+    params: SorterParams | None = None,
+    *,
+    device: str = "auto",
+    seed: int = 0,
+    on_progress: ProgressCallback | None = None,
+) -> Sorting:
+    """Sort a recording into units.
+
+    Parameters
+    ----------
+    recording : Recording
+        From ``read_nwb``, ``read_spikeinterface`` or ``ArrayRecording``. Shanks are sorted apart.
+    params : SorterParams, optional
+        Defaults when None.
+    device : str
+        'auto' (the GPU when there is one), 'cpu' or 'cuda[:N]': where the encoder is trained and used.
+    seed : int
+        Of all that is random. Same input, parameters and seed give the same spikes on a CPU.
+    on_progress : callable, optional
+        ``on_progress(stage, fraction)``.
+
+    Returns
+    -------
+    Sorting
+        With no units when none is found.
+
+    Raises
+    ------
+    ParamsError
+        If a parameter does not suit the recording, or the device is not there.
+    RecordingError
+        If there is nothing to sort.
+
+    Examples
+    --------
+    >>> import accm_core
+    >>> recording, truth = accm_core.simulate(duration_s=20)  # doctest: +SKIP
+    >>> accm_core.sort(recording).num_units  # doctest: +SKIP
+    """
+    params = params or SorterParams()
+    torch_device = find_device(device)
+    groups = np.unique(recording.channel_groups)
+    shanks = []
+    for number, group in enumerate(groups):
+
+        def report(stage: str, number: int = number) -> Callable[[float], None]:
+            def on_fraction(fraction: float) -> None:
+                if on_progress is not None:
+                    on_progress(stage, (number + fraction) / len(groups))
+
+            return on_fraction
+
+        channels = np.flatnonzero(recording.channel_groups == group)
+        shanks.append(_sort_shank(_Shank(recording, channels, params, torch_device, seed, report)))
+    return build_sorting(recording, shanks, params, seed=seed, device=str(torch_device))
+
+
+def find_device(name: str) -> torch.device:
+    """Return the torch device for 'auto', 'cpu' or 'cuda[:N]'.
+
+    Raises
+    ------
+    ParamsError
+        If it is none of these, or the GPU is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise ParamsError(f"Device {name!r} is not known. Use auto, cpu, cuda or cuda:N.")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise ParamsError(
+            f"Device {name!r} is not there: torch sees {torch.cuda.device_count()} GPUs. Use auto or cpu."
+        )
+    return torch.device(name)
+
+
+def _sort_shank(shank: _Shank) -> ShankResult:
+    """All stages, for one shank."""
+    params, recording = shank.params, shank.recording
+    fs = recording.sampling_frequency
+    blocks = cut_blocks(recording.segments, fs)
+    learn_blocks = spread_blocks(blocks, LEARN_BLOCKS)
+    distances = channel_distances(recording.channel_locations[shank.channels], recording.has_geometry)
+
+    preprocessor = _measure_noise(shank, distances)
+    good = np.isin(shank.channels, preprocessor.channels)
+    distances = distances[np.ix_(good, good)]
+    neighborhoods = nearest_channels(distances, params.snippet.num_channels, params.snippet.radius_um)
+
+    snippets, noise = collect_snippets(
+        recording,
+        preprocessor,
+        learn_blocks,
+        distances,
+        neighborhoods,
+        detect=params.detect,
+        snippet=params.snippet,
+        max_spikes=params.learn.max_spikes,
+        seed=shank.seed,
+        run=params.run,
+        on_block=shank.report("detect"),
+    )
+    logger.info("%d peaks on %d channels", len(snippets), len(preprocessor.channels))
+    if len(snippets) < MIN_SPIKES or len(noise) == 0:
+        return ShankResult.without_units(preprocessor, f"only {len(snippets)} peaks found")
+
+    encoder = adapt_encoder(
+        snippets.waveforms,
+        noise,
+        params.learn,
+        fs,
+        device=shank.device,
+        seed=shank.seed,
+        on_step=shank.report("learn"),
+    )
+    embedding = embed_snippets(encoder, snippets.waveforms, shank.device)
+    labels, neighborhood_of = cluster_neighborhoods(
+        embedding, snippets.peaks.channel_index, neighborhoods, params.cluster, seed=shank.seed
+    )
+    shank.report("cluster")(1.0)
+    logger.info("%d clusters", len(neighborhood_of))
+    if len(neighborhood_of) == 0:
+        return ShankResult.without_units(preprocessor, "no cluster is large enough")
+
+    bank = _learn_templates(shank, preprocessor, snippets, labels, neighborhood_of)
+    bank = _refine_templates(shank, preprocessor, bank)
+    logger.info("%d units", len(bank.energy))
+    if len(bank.energy) == 0:
+        return ShankResult.without_units(preprocessor, "no template stands out of the noise")
+
+    matches, average = recover_spikes(
+        recording,
+        preprocessor,
+        blocks,
+        bank,
+        params.match,
+        whitened=False,
+        run=params.run,
+        on_block=shank.report("match"),
+    )
+    return ShankResult(preprocessor, bank, matches, average, snippets, embedding, "")
+
+
+def _measure_noise(shank: _Shank, distances: np.ndarray) -> Preprocessor:
+    recording, params = shank.recording, shank.params.signal
+    margin = make_bandpass(params, recording.sampling_frequency).margin
+    blocks = spread_blocks(cut_blocks(recording.segments, recording.sampling_frequency), NOISE_BLOCKS)
+    raw = [read_padded(recording, b.start - margin, b.stop + margin, b.segment) for b in blocks]
+    preprocessor = fit_preprocessor(raw, shank.channels, distances, params, recording.sampling_frequency)
+    shank.report("noise")(1.0)
+    return preprocessor
+
+
+def _learn_templates(
+    shank: _Shank,
+    preprocessor: Preprocessor,
+    snippets: Snippets,
+    labels: np.ndarray,
+    neighborhood_of: np.ndarray,
+) -> TemplateBank:
+    """Templates of the clusters, with those of one unit merged."""
+    recording, params = shank.recording, shank.params
+    fs = recording.sampling_frequency
+    num_before = to_samples(params.match.ms_before, fs)
+    window = Window(num_before, num_before + to_samples(params.match.ms_after, fs))
+    blocks = spread_blocks(cut_blocks(recording.segments, fs), LEARN_BLOCKS)
+    mean = average_clusters(
+        recording,
+        preprocessor,
+        blocks,
+        snippets.peaks.sample_index,
+        snippets.peaks.offset,
+        labels,
+        window=window,
+        run=params.run,
+        on_block=shank.report("templates"),
+    )
+    bank = build_bank(silence_channels(mean), num_before)
+    unit_of = merge_clusters(
+        labels,
+        snippets,
+        neighborhood_of,
+        bank,
+        params.merge,
+        max_lag=to_samples(params.merge.max_lag_ms, fs),
+    )
+    # a unit keeps the template of its largest cluster until it is refined
+    sizes = np.bincount(labels[labels >= 0], minlength=len(unit_of))
+    order = np.lexsort((-sizes, unit_of))
+    _, first = np.unique(unit_of[order], return_index=True)
+    return build_bank(bank.templates[order[first]], num_before)
+
+
+def _refine_templates(shank: _Shank, preprocessor: Preprocessor, bank: TemplateBank) -> TemplateBank:
+    """Match on part of the recording, drop what is no unit, and average the matched spikes anew."""
+    recording, params = shank.recording, shank.params
+    blocks = cut_blocks(recording.segments, recording.sampling_frequency)
+    noise_gain = measure_noise_gain(
+        recording, preprocessor, spread_blocks(blocks, NOISE_BLOCKS), bank, params.run
+    )
+    bank = build_bank(bank.templates, bank.num_before, noise_gain)
+    bank = bank.select(~(find_weak(bank, params.match) | find_sums(bank, params.match)))
+    if len(bank.energy) == 0:
+        return bank
+    _, average = recover_spikes(
+        recording,
+        preprocessor,
+        spread_blocks(blocks, REFINE_BLOCKS),
+        bank,
+        params.match,
+        whitened=True,
+        run=params.run,
+        on_block=shank.report("refine"),
+    )
+    refined = average.counts > params.cluster.min_size
+    templates = np.where(refined[:, None, None], silence_channels(average.mean()), bank.templates)
+    bank = build_bank(templates, bank.num_before, noise_gain)
+    return bank.select(~(find_weak(bank, params.match) | find_sums(bank, params.match)))
+
+
+def silence_channels(templates: np.ndarray) -> np.ndarray:
+    """Set templates to zero on channels where they do not stand out."""
+    visible = np.abs(templates).max(axis=1, keepdims=True) >= MIN_CHANNEL_VISIBILITY
+    return np.where(visible, templates, np.float32(0.0))

@@ -1,0 +1,55 @@
+"""Drop templates that are no unit: too weak to be told from noise, or the sum of other units."""
+
+import numpy as np
+
+from accm_core.params import MatchParams
+from accm_core.sorting.match import TemplateBank, pursue_fits
+
+EXPLAINED = 0.85
+"""Share of a template's energy that other units, at least two, must explain for it to be their sum."""
+SCALE_TOLERANCE = 0.3
+"""In a true sum each of them has about its own amplitude: its scale is this close to 1."""
+
+
+def find_weak(bank: TemplateBank, params: MatchParams) -> np.ndarray:
+    """Mask of templates whose own signal-to-noise ratio is below the threshold of a match, (n_units,), bool."""
+    return np.sqrt(bank.energy) < params.threshold
+
+
+def find_sums(bank: TemplateBank, params: MatchParams) -> np.ndarray:
+    """Mask of templates that are sums of others, as clusters of colliding spikes give.
+
+    Parameters
+    ----------
+    bank : TemplateBank
+    params : MatchParams
+
+    Returns
+    -------
+    ndarray of shape (n_units,), bool
+
+    Notes
+    -----
+    Each template is itself explained by matching, with all units but itself and those already
+    dropped; weaker units are tried first.
+    """
+    num_units = len(bank.energy)
+    is_sum = np.zeros(num_units, dtype=bool)
+    reach = bank.num_samples
+    for unit in np.argsort(bank.energy, kind="stable"):
+        others = np.flatnonzero((bank.pair_row[unit] >= 0) & ~is_sum)
+        others = others[others != unit]
+        if len(others) < 2:
+            continue
+        # the template stands alone in silence: its fits are the cross-correlations
+        fits = np.zeros((num_units, 4 * reach - 1), dtype=np.float32)
+        fits[others, reach : 3 * reach - 1] = bank.correlations[bank.pair_row[unit, others]]
+        matches = pursue_fits(fits, bank, params, refractory=reach)
+        energy = bank.energy[matches.unit_index]
+        prior = params.scale_std**-2
+        fit = matches.scale * (energy + prior) - prior
+        explained = (2 * matches.scale * fit - matches.scale**2 * energy).sum()
+        several = len(np.unique(matches.unit_index)) >= 2
+        own_size = (np.abs(matches.scale - 1) <= SCALE_TOLERANCE).all()
+        is_sum[unit] = several and own_size and explained >= EXPLAINED * bank.energy[unit]
+    return is_sum

@@ -1,0 +1,132 @@
+"""Walk the recording and match: every spike of every unit, and the units' mean waveforms on the way."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from accm_core.params import MatchParams, RunParams, to_samples
+from accm_core.signal.chunks import Block, map_blocks
+from accm_core.signal.preprocess import MAD_TO_SIGMA, Preprocessor
+from accm_core.sorting.match import Matches, TemplateBank, fit_templates, match_templates
+from accm_core.sorting.templates import MAX_SPIKES, WaveformAverage, WaveformSums, Window, sum_waveforms
+from accm_core.types import Recording
+
+MIN_PROBABILITY = 0.9
+"""Of the spikes that a mean waveform is made from."""
+
+
+def recover_spikes(
+    recording: Recording,
+    preprocessor: Preprocessor,
+    blocks: Sequence[Block],
+    bank: TemplateBank,
+    params: MatchParams,
+    *,
+    whitened: bool,
+    run: RunParams,
+    on_block: Callable[[float], None] | None = None,
+) -> tuple[Matches, WaveformAverage]:
+    """Match the templates in the blocks.
+
+    Parameters
+    ----------
+    recording, preprocessor, blocks
+        Where to look.
+    bank : TemplateBank
+    params : MatchParams
+    whitened : bool
+        Average whitened waveforms (noise units) if true, else band-passed ones (µV).
+    run : RunParams
+    on_block : callable, optional
+        Called with the share that is done.
+
+    Returns
+    -------
+    matches : Matches
+        In order of time, ``sample_index`` counted in the recording.
+    average : WaveformAverage
+        Of some of each unit's spikes: those without an overlap and with a high probability, if any.
+    """
+    refractory = to_samples(params.refractory_ms, recording.sampling_frequency)
+    window = Window(bank.num_before, bank.num_samples)
+    margin = max(bank.margin, window.margin)
+    quota = -(-MAX_SPIKES // max(len(blocks), 1))
+
+    def work(block: Block, raw: np.ndarray) -> tuple[Matches, WaveformSums]:
+        filtered = preprocessor.filter(raw)
+        traces = preprocessor.whiten(filtered)
+        found = match_templates(traces, bank, params, refractory=refractory)
+        inside = (found.sample_index >= margin) & (found.sample_index < len(traces) - margin)
+        clean = inside & ~find_overlaps(found, bank, bank.num_samples) & (found.probability > MIN_PROBABILITY)
+        rows = _first_of_each(found.unit_index, clean, quota)
+        sums = sum_waveforms(
+            traces if whitened else filtered,
+            found.sample_index[rows],
+            found.offset[rows],
+            found.unit_index[rows],
+            window,
+        )
+        kept = found.select(inside)
+        return kept.move(block.start - margin), sums
+
+    average = WaveformAverage(len(bank.energy), bank.num_samples, len(preprocessor.channels))
+    parts = [Matches.empty()]
+    for matches, sums in map_blocks(
+        work, recording, blocks, margin=preprocessor.margin + margin, run=run, on_block=on_block
+    ):
+        parts.append(matches)
+        average.add(sums)
+    return _drop_doubles(Matches.join(parts), refractory), average
+
+
+def measure_noise_gain(
+    recording: Recording,
+    preprocessor: Preprocessor,
+    blocks: Sequence[Block],
+    bank: TemplateBank,
+    run: RunParams,
+) -> float:
+    """Variance of the templates' fits to noise over their energies: the median over units."""
+
+    def work(_block: Block, raw: np.ndarray) -> np.ndarray:
+        fits = fit_templates(preprocessor.whiten(preprocessor.filter(raw)), bank)
+        spread: np.ndarray = (MAD_TO_SIGMA * np.median(np.abs(fits), axis=1)) ** 2
+        return spread
+
+    spreads = list(map_blocks(work, recording, blocks, margin=preprocessor.margin, run=run))
+    return float(np.median(np.mean(spreads, axis=0) / bank.energy)) * bank.noise_gain
+
+
+def find_overlaps(matches: Matches, bank: TemplateBank, reach: int) -> np.ndarray:
+    """Mask of the spikes that have another interacting unit's spike within ``reach`` samples, (n,), bool."""
+    overlaps = np.zeros(len(matches), dtype=bool)
+    step = 1
+    while step < len(matches):
+        close = matches.sample_index[step:] - matches.sample_index[:-step] <= reach
+        if not close.any():
+            break
+        touches = bank.pair_row[matches.unit_index[step:], matches.unit_index[:-step]] >= 0
+        hit = np.flatnonzero(close & touches)
+        overlaps[hit] = True
+        overlaps[hit + step] = True
+        step += 1
+    return overlaps
+
+
+def _first_of_each(unit_index: np.ndarray, mask: np.ndarray, quota: int) -> np.ndarray:
+    """Rows of the first ``quota`` spikes of each unit within the mask."""
+    rows = np.flatnonzero(mask)
+    order = np.argsort(unit_index[rows], kind="stable")
+    sorted_units = unit_index[rows][order]
+    starts = np.searchsorted(sorted_units, sorted_units)
+    return np.sort(rows[order[np.arange(len(rows)) - starts < quota]])
+
+
+def _drop_doubles(matches: Matches, refractory: int) -> Matches:
+    """Drop spikes that two neighbouring blocks both found at their border."""
+    order = np.lexsort((matches.sample_index, matches.unit_index))
+    samples, units = matches.sample_index[order], matches.unit_index[order]
+    doubled = (np.diff(units) == 0) & (np.diff(samples) < refractory)
+    kept = np.ones(len(matches), dtype=bool)
+    kept[order[1:][doubled]] = False
+    return matches.select(kept)
