@@ -53,10 +53,17 @@ class Clock:
 
         Time stamps are read in blocks; memory stays flat. Indices before the first sample or after
         the last are extrapolated at the sampling rate.
+
+        Raises
+        ------
+        NwbError
+            If the times lie in a file that was closed.
         """
         index = np.asarray(sample_index)
         if self._timestamps is None:
             return self.t_start + index / self.sampling_frequency
+        if not self._timestamps:
+            raise NwbError("The session was closed and its timestamps lie in the file; read it again.")
         flat = index.ravel().astype(np.int64)
         inside = np.clip(flat, 0, self.num_samples - 1)
         order = np.argsort(inside, kind="stable")

@@ -201,6 +201,8 @@ class TestClock:
             assert recording.segments == (Segment(0, 6000),)
             assert recording.sample_to_time(np.array([6000]))[0] == pytest.approx(stamps[-1] + 1 / FS)
             assert recording.sample_to_time(np.zeros(0, dtype=np.int64)).shape == (0,)
+        with pytest.raises(NwbError, match="was closed and its timestamps lie in the file; read it again"):
+            recording.sample_to_time(samples)
 
     def test_rate_of_rounded_timestamps(self, path):
         stamps = np.round(np.arange(6000) / FS, 6)  # steps of 33 and 34 µs: their median is 1 % off
