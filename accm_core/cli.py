@@ -349,7 +349,7 @@ def report(
         from accm_core.io.nwb_units import read_sorting
 
         sorting = read_sorting(source)
-        _make_report(sorting, target, source.name)
+        _make_report(sorting, target, sorting.provenance.get("source_file", source.name))
         out.finish({"report": str(target)} | describe_sorting(sorting), f"report       {target}")
 
 

@@ -290,7 +290,7 @@ def test_report_is_made_again(session, sorter):
     page.unlink()
     done = run("report", session.with_name("session_sorted.nwb"))
     assert done.exit_code == 0
-    assert "accm" in page.read_text()
+    assert "<h1>session.nwb</h1>" in page.read_text()
     assert run("report", session).exit_code == 2  # a session that accm did not sort
 
 

@@ -13,6 +13,7 @@ from accm_core.report.payload import make_payload
 from accm_core.types import Sorting
 
 MARK = '<meta name="generator" content="accm'
+SCRIPTS = ("charts.js", "headline.js", "activity.js", "table.js", "unit.js", "page.js")  # in this order
 MARK_WITHIN = 1024  # bytes from the start in which a report of ours carries its mark
 
 
@@ -86,7 +87,7 @@ def render_report(sorting: Sorting, *, title: str) -> str:
         "mark": f'{MARK} {__version__}">',
         "title": html.escape(title),
         "style": _read("page.css"),
-        "script": _read("charts.js") + _read("page.js"),
+        "script": "\n".join(_read(name) for name in SCRIPTS),
         "data": data.replace("<", "\\u003c"),
     }
     before, *fields = _read("page.html").split("{{")

@@ -29,7 +29,7 @@ MAX_SPIKES = 200_000  # drawn in all
 MAX_SPIKES_PER_UNIT = 4_000
 MAX_EMBEDDED = 30_000
 MAX_SPANS = 1_000  # stretches between which gaps are drawn
-MAX_PROVENANCE_TEXT = 2_000  # characters of one entry that is shown
+MAX_LISTED = 16  # entries of a list of the provenance that is shown
 FULL_SCALE = {"<i2": 32_767, "<u2": 65_535}
 METRICS = (
     "firing_rate",
@@ -250,7 +250,14 @@ def _embedding(sorting: Sorting) -> dict[str, Any]:
 
 def _short(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out the long lists: positions of channels and the like."""
-    return {str(key): value for key, value in provenance.items() if len(str(value)) <= MAX_PROVENANCE_TEXT}
+    is_long = {
+        key: hasattr(value, "__len__") and len(value) > MAX_LISTED for key, value in provenance.items()
+    }
+    return {
+        str(key): value
+        for key, value in provenance.items()
+        if isinstance(value, str | Mapping) or not is_long[key]
+    }
 
 
 def _mean(values: np.ndarray) -> float | None:
