@@ -32,7 +32,7 @@ _HOME = {
     "sort": "accm_core.pipeline",
     "write_nwb": "accm_core.io.nwb_write",
 }
-__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_HOME)]
 
 
 def __getattr__(name: str) -> Any:

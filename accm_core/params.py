@@ -116,8 +116,10 @@ class MatchParams(_Group):
     """Template after the peak (ms)."""
     threshold: Annotated[float, Field(ge=2, le=50)] = 5.0
     """Least signal-to-noise ratio of a match."""
-    scale_std: Annotated[float, Field(gt=0, le=2)] = 0.2
-    """Standard deviation of a spike's amplitude over its template's."""
+    min_snr: Annotated[float, Field(ge=2, le=50)] = 7.0
+    """Least signal-to-noise ratio of a unit's template; 2 above the threshold, 2 % of its spikes are missed."""
+    scale_std: Annotated[float, Field(gt=0, le=2)] = 0.1
+    """Standard deviation of a spike's amplitude over its template's, until it is measured for each unit."""
     min_scale: Annotated[float, Field(ge=0, le=1)] = 0.4
     """Spikes smaller than this share of their template are not its own."""
     refractory_ms: Positive = 0.8
@@ -177,9 +179,13 @@ def load_params(file_path: Path | None = None, settings: Sequence[str] = ()) -> 
         name, equals, text = setting.partition("=")
         group, dot, key = name.strip().partition(".")
         if not (equals and dot and group and key):
-            raise ParamsError(f"Cannot read --set {setting!r}. Write it GROUP.NAME=VALUE, as in detect.threshold=6.")
+            raise ParamsError(
+                f"Cannot read --set {setting!r}. Write it GROUP.NAME=VALUE, as in detect.threshold=6."
+            )
         if not isinstance(values.setdefault(group, {}), dict):
-            raise ParamsError(f"Parameter file sets {group!r} to a value; {group!r} must be a table of parameters.")
+            raise ParamsError(
+                f"Parameter file sets {group!r} to a value; {group!r} must be a table of parameters."
+            )
         values[group][key] = _parse_value(text.strip())
     return validate_params(values)
 

@@ -19,8 +19,8 @@ from accm_core.signal.preprocess import Preprocessor, fit_preprocessor
 from accm_core.sorting.cluster import cluster_neighborhoods
 from accm_core.sorting.match import TemplateBank, build_bank
 from accm_core.sorting.merge import merge_clusters
-from accm_core.sorting.prune import find_sums, find_weak
-from accm_core.sorting.recover import measure_noise_gain, recover_spikes
+from accm_core.sorting.prune import find_misfits, find_sums, find_weak
+from accm_core.sorting.recover import measure_scale_std, recover_spikes
 from accm_core.sorting.result import ShankResult, build_sorting
 from accm_core.sorting.templates import Window, average_clusters
 from accm_core.types import ProgressCallback, Recording, Snippets, Sorting
@@ -233,7 +233,7 @@ def _learn_templates(
         run=params.run,
         on_block=shank.report("templates"),
     )
-    bank = build_bank(silence_channels(mean), num_before)
+    bank = _build_bank(shank, preprocessor, silence_channels(mean))
     unit_of = merge_clusters(
         labels,
         snippets,
@@ -246,21 +246,17 @@ def _learn_templates(
     sizes = np.bincount(labels[labels >= 0], minlength=len(unit_of))
     order = np.lexsort((-sizes, unit_of))
     _, first = np.unique(unit_of[order], return_index=True)
-    return build_bank(bank.templates[order[first]], num_before)
+    return _build_bank(shank, preprocessor, bank.templates[order[first]])
 
 
 def _refine_templates(shank: _Shank, preprocessor: Preprocessor, bank: TemplateBank) -> TemplateBank:
     """Match on part of the recording, drop what is no unit, and average the matched spikes anew."""
     recording, params = shank.recording, shank.params
     blocks = cut_blocks(recording.segments, recording.sampling_frequency)
-    noise_gain = measure_noise_gain(
-        recording, preprocessor, spread_blocks(blocks, NOISE_BLOCKS), bank, params.run
-    )
-    bank = build_bank(bank.templates, bank.num_before, noise_gain)
     bank = bank.select(~(find_weak(bank, params.match) | find_sums(bank, params.match)))
     if len(bank.energy) == 0:
         return bank
-    _, average = recover_spikes(
+    matches, average = recover_spikes(
         recording,
         preprocessor,
         spread_blocks(blocks, REFINE_BLOCKS),
@@ -272,8 +268,19 @@ def _refine_templates(shank: _Shank, preprocessor: Preprocessor, bank: TemplateB
     )
     refined = average.counts > params.cluster.min_size
     templates = np.where(refined[:, None, None], silence_channels(average.mean()), bank.templates)
-    bank = build_bank(templates, bank.num_before, noise_gain)
-    return bank.select(~(find_weak(bank, params.match) | find_sums(bank, params.match)))
+    bank = _build_bank(shank, preprocessor, templates, measure_scale_std(matches, bank, params.match))
+    misfit = find_misfits(matches, len(bank.energy))
+    return bank.select(~(misfit | find_weak(bank, params.match) | find_sums(bank, params.match)))
+
+
+def _build_bank(
+    shank: _Shank, preprocessor: Preprocessor, templates: np.ndarray, scale_std: np.ndarray | None = None
+) -> TemplateBank:
+    params = shank.params.match
+    if scale_std is None:
+        scale_std = np.full(len(templates), params.scale_std)
+    num_before = to_samples(params.ms_before, shank.recording.sampling_frequency)
+    return build_bank(templates, num_before, preprocessor.autocovariance, scale_std)
 
 
 def silence_channels(templates: np.ndarray) -> np.ndarray:

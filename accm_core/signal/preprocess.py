@@ -19,6 +19,10 @@ DEAD_SHARE, NOISY_FACTOR = 0.1, 5.0
 """Noise level, in shares of the shank's median, under and over which a channel is bad."""
 QUIET_LIMIT = 4.0
 """Samples beyond this many noise levels hold spikes and are left out of the covariance (noise units)."""
+NOISE_WINDOW, MIN_QUIET_WINDOWS = 256, 20
+"""Samples of a stretch whose autocovariance is taken; stretches wanted without a spike."""
+NUM_LAGS = 192
+"""Lags of the autocovariance, samples: the longest template that can be matched."""
 SHRINKAGE = 0.02
 """Share of the mean variance added to the covariance's diagonal, so that its inverse stays tame."""
 
@@ -40,6 +44,8 @@ class Preprocessor:
         MAD-based noise level of the filtered traces.
     whitening : ndarray of shape (n_channels, n_channels), float32
         ``filtered @ whitening`` has noise level 1 on each channel.
+    autocovariance : ndarray of shape (NUM_LAGS,), float64
+        Of the whitened noise, at lags of 0, 1, 2, ... samples.
     """
 
     bandpass: Bandpass
@@ -48,6 +54,7 @@ class Preprocessor:
     use_median: bool
     noise_levels_uV: np.ndarray  # noqa: N815  the unit's symbol
     whitening: np.ndarray
+    autocovariance: np.ndarray
 
     @property
     def margin(self) -> int:
@@ -114,7 +121,10 @@ def fit_preprocessor(
     whitening = measure_whitening(
         traces, noise_levels, distances[np.ix_(is_good, is_good)], params.whiten_radius_um
     )
-    return Preprocessor(bandpass, good, channels[~is_good], use_median, noise_levels, whitening)
+    autocovariance = measure_autocovariance(traces @ whitening)
+    return Preprocessor(
+        bandpass, good, channels[~is_good], use_median, noise_levels, whitening, autocovariance
+    )
 
 
 def measure_noise(traces: np.ndarray) -> np.ndarray:
@@ -169,3 +179,32 @@ def measure_whitening(
     whitening /= noise_levels[:, None]
     whitening /= measure_noise(traces @ whitening.astype(np.float32))
     return whitening.astype(np.float32)
+
+
+def measure_autocovariance(traces: np.ndarray) -> np.ndarray:
+    """Autocovariance of the noise over time, mean over channels.
+
+    Parameters
+    ----------
+    traces : ndarray of shape (n_samples, n_channels), float32
+        Whitened over channels, noise units.
+
+    Returns
+    -------
+    ndarray of shape (NUM_LAGS,), float64
+        At lags 0, 1, 2, ... samples.
+
+    Notes
+    -----
+    Taken from stretches in which the channel stays within ``QUIET_LIMIT``: noise, and the small spikes of
+    far neurons, which are noise to the sorter and are what is least white in it.
+    """
+    num_windows = len(traces) // NOISE_WINDOW
+    windows = traces[: num_windows * NOISE_WINDOW].reshape(num_windows, NOISE_WINDOW, -1)
+    windows = windows.transpose(0, 2, 1).reshape(-1, NOISE_WINDOW)
+    quiet = windows[np.abs(windows).max(axis=1) < QUIET_LIMIT]
+    if len(quiet) < MIN_QUIET_WINDOWS:
+        quiet = windows
+    power = (np.abs(np.fft.rfft(quiet, n=2 * NOISE_WINDOW, axis=1)) ** 2).mean(axis=0)
+    covariance: np.ndarray = np.fft.irfft(power)[:NUM_LAGS] / (NOISE_WINDOW - np.arange(NUM_LAGS))
+    return covariance

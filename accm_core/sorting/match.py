@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
-from scipy import fft
+from scipy import fft, linalg
 
 from accm_core.params import MatchParams
 from accm_core.signal.snippets import LANCZOS_TAPS, lanczos_kernel
@@ -19,6 +19,8 @@ MAX_BASIS = 6
 """Time courses that all templates are made of."""
 BASIS_ENERGY = 0.995
 """Share of the templates' energy that the basis holds, unless that needs more than ``MAX_BASIS``."""
+RIDGE = 0.01
+"""Share of the noise's variance added to its covariance: white noise that bounds the inverse."""
 NEGLIGIBLE = 0.02
 """Pairs whose largest cross-correlation is below this share of the smaller energy do not interact."""
 
@@ -30,31 +32,30 @@ class TemplateBank:
     Attributes
     ----------
     templates : ndarray of shape (n_units, n_samples, n_channels), float32
-        As rebuilt from the basis, whitened noise units.
+        Whitened over channels, noise units.
     num_before : int
         Samples before the peak.
-    basis : ndarray of shape (n_basis, n_samples), float32
-    weights : ndarray of shape (n_units, n_basis * n_channels), float32
-        Divided by ``noise_gain``, so that fits are log-likelihood ratios.
+    kernels : ndarray of shape (n_basis, n_samples), float32
+        Time courses that all matched filters are made of.
+    weights : ndarray of shape (n_units, n_basis, n_channels), float32
     energy : ndarray of shape (n_units,), float32
-        Squared length of each template over ``noise_gain``: its squared signal-to-noise ratio.
+        Squared signal-to-noise ratio of each template.
+    prior : ndarray of shape (n_units,), float32
+        One over the variance of the unit's scale.
     pair_row : ndarray of shape (n_units, n_units), int32
         Row of ``correlations`` for each pair of units; -1 where they do not interact.
     correlations : ndarray of shape (n_pairs, 2 n_samples - 1), float32
         Fit of the second unit at a lag, when the first one is in the traces.
-    noise_gain : float
-        Variance of a template's fit to noise, over its energy: above 1 since band-passed noise is not
-        white in time.
     """
 
     templates: np.ndarray
     num_before: int
-    basis: np.ndarray
+    kernels: np.ndarray
     weights: np.ndarray
     energy: np.ndarray
+    prior: np.ndarray
     pair_row: np.ndarray
     correlations: np.ndarray
-    noise_gain: float
 
     @property
     def num_samples(self) -> int:
@@ -68,6 +69,7 @@ class TemplateBank:
             templates=self.templates[units],
             weights=self.weights[units],
             energy=self.energy[units],
+            prior=self.prior[units],
             pair_row=self.pair_row[units][:, units],
         )
 
@@ -127,47 +129,61 @@ class Matches:
         )
 
 
-def build_bank(templates: np.ndarray, num_before: int, noise_gain: float = 1.0) -> TemplateBank:
+def build_bank(
+    templates: np.ndarray, num_before: int, autocovariance: np.ndarray, scale_std: np.ndarray
+) -> TemplateBank:
     """Make templates ready for matching.
 
     Parameters
     ----------
     templates : ndarray of shape (n_units, n_samples, n_channels), float32
-        Whitened noise units; zero on channels where a unit is not seen.
+        Whitened over channels, noise units; zero on channels where a unit is not seen.
     num_before : int
         Samples before the peak.
-    noise_gain : float
-        See ``TemplateBank``.
+    autocovariance : ndarray of shape (n_lags,), n_lags >= n_samples
+        Of the noise over time.
+    scale_std : ndarray of shape (n_units,)
+        Standard deviation of each unit's scale.
+
+    Notes
+    -----
+    With noise covariance C = L L', a template w is matched by C^-1 w. The time courses are cut down to
+    a few where the noise is white, that is on L^-1 w.
     """
     num_units, num_samples, num_channels = templates.shape
+    covariance = linalg.toeplitz(autocovariance[:num_samples])
+    root = np.linalg.cholesky(covariance + RIDGE * autocovariance[0] * np.eye(num_samples))
     courses = templates.transpose(0, 2, 1).reshape(-1, num_samples)
+    courses = linalg.solve_triangular(root, courses.T, lower=True).T
     _, values, vectors = np.linalg.svd(courses, full_matrices=False)
     held = np.cumsum(values**2) / max((values**2).sum(), 1e-30)
     num_basis = min(MAX_BASIS, int(np.searchsorted(held, BASIS_ENERGY)) + 1, len(vectors))
-    basis = vectors[:num_basis].astype(np.float32)
-    coefficients = np.einsum("utc,rt->urc", templates, basis)
-    rebuilt = np.einsum("urc,rt->utc", coefficients, basis)
-    pair_row, correlations = _correlate_pairs(coefficients, basis)
+    basis = vectors[:num_basis]
+    weights = (courses @ basis.T).reshape(num_units, num_channels, num_basis).transpose(0, 2, 1)
+    kernels = linalg.solve_triangular(root, basis.T, lower=True, trans="T").T
+    pair_row, correlations = _correlate_pairs(weights, basis @ root.T, kernels)
     return TemplateBank(
-        templates=rebuilt.astype(np.float32),
+        templates=templates.astype(np.float32),
         num_before=num_before,
-        basis=basis,
-        weights=(coefficients / noise_gain).reshape(num_units, num_basis * num_channels).astype(np.float32),
-        energy=((rebuilt**2).sum(axis=(1, 2)) / noise_gain).astype(np.float32),
+        kernels=kernels.astype(np.float32),
+        weights=np.ascontiguousarray(weights, dtype=np.float32),
+        energy=(weights**2).sum(axis=(1, 2)).astype(np.float32),
+        prior=(1 / np.square(scale_std)).astype(np.float32),
         pair_row=pair_row,
-        correlations=(correlations / noise_gain).astype(np.float32),
-        noise_gain=noise_gain,
+        correlations=correlations,
     )
 
 
-def _correlate_pairs(coefficients: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cross-correlations of the templates that interact; one unit at a time, to bound the memory."""
+def _correlate_pairs(
+    coefficients: np.ndarray, shapes: np.ndarray, kernels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fits of each template to each other that it touches; one unit at a time, to bound the memory."""
     num_units, num_basis, _ = coefficients.shape
-    num_samples = basis.shape[1]
+    num_samples = kernels.shape[1]
     courses = np.empty((num_basis, num_basis, 2 * num_samples - 1))
     for r in range(num_basis):
         for s in range(num_basis):
-            courses[r, s] = np.correlate(basis[r], basis[s], mode="full")
+            courses[r, s] = np.correlate(shapes[r], kernels[s], mode="full")
     energy = (coefficients**2).sum(axis=(1, 2))
     pair_row = np.full((num_units, num_units), -1, dtype=np.int32)
     rows: list[np.ndarray] = []
@@ -193,22 +209,18 @@ def fit_templates(traces: np.ndarray, bank: TemplateBank) -> np.ndarray:
     Returns
     -------
     ndarray of shape (n_units, n_samples), float32
-        Inner product with the template whose peak is at that sample, over the noise gain. Wrong within a
-        template's length of either end.
+        Of the template whose peak is at that sample. Wrong within a template's length of either end.
     """
-    num_samples, num_channels = traces.shape
-    num_basis = len(bank.basis)
+    num_samples = len(traces)
     length = fft.next_fast_len(num_samples, real=True)
     spectrum = fft.rfft(np.ascontiguousarray(traces.T), n=length, axis=1)
-    # the basis is rolled so that its peak is at sample 0
-    padded = np.zeros((num_basis, length), dtype=np.float32)
-    padded[:, : bank.num_samples] = bank.basis
-    kernels = np.conj(fft.rfft(np.roll(padded, -bank.num_before, axis=1), axis=1))
+    # the kernels are rolled so that the template's peak is at sample 0
+    padded = np.zeros((len(bank.kernels), length), dtype=np.float32)
+    padded[:, : bank.num_samples] = bank.kernels
+    responses = np.conj(fft.rfft(np.roll(padded, -bank.num_before, axis=1), axis=1))
     fits = np.zeros((len(bank.weights), num_samples), dtype=np.float32)
-    weights = bank.weights.reshape(-1, num_basis, num_channels)
-    for r in range(num_basis):
-        projected = fft.irfft(spectrum * kernels[r], n=length, axis=1)[:, :num_samples]
-        fits += weights[:, r] @ projected
+    for weights, response in zip(bank.weights.transpose(1, 0, 2), responses, strict=True):
+        fits += weights @ fft.irfft(spectrum * response, n=length, axis=1)[:, :num_samples]
     return fits
 
 
@@ -235,7 +247,7 @@ def match_templates(
     Notes
     -----
     Gain of unit u at a sample: twice the log-likelihood ratio against noise when its scale has a
-    Gaussian prior around 1, (fit + p)^2 / (energy + p) - p, with p = 1 / scale_std^2.
+    Gaussian prior around 1, (fit + p)^2 / (energy + p) - p, with p one over the scale's variance.
     """
     return pursue_fits(fit_templates(traces, bank), bank, params, refractory=refractory)
 
@@ -253,9 +265,9 @@ def pursue_fits(fits: np.ndarray, bank: TemplateBank, params: MatchParams, *, re
     samples, units, values = _pursue(
         fits,
         bank.energy,
+        bank.prior,
         bank.pair_row,
         bank.correlations,
-        np.float32(params.scale_std**-2),
         np.float32(params.threshold**2),
         np.float32(params.min_scale),
         bank.num_samples,
@@ -278,20 +290,21 @@ def _refresh(fits, energy, prior, min_scale, first, last, best_gain, best_unit):
     """Best unit at each sample from ``first`` to ``last``."""
     best_gain[first:last] = 0.0
     for unit in range(len(energy)):
-        scale = np.float32(1.0) / (energy[unit] + prior)
+        p = prior[unit]
+        scale = np.float32(1.0) / (energy[unit] + p)
         least = min_scale * energy[unit]
         for t in range(first, last):
             fit = fits[unit, t]
             if fit >= least:
-                gain = (fit + prior) * (fit + prior) * scale - prior
+                gain = (fit + p) * (fit + p) * scale - p
                 if gain > best_gain[t]:
                     best_gain[t] = gain
                     best_unit[t] = unit
 
 
 @numba.njit(cache=True, nogil=True)
-def _pursue(fits, energy, pair_row, correlations, prior, threshold, min_scale, reach, refractory):  # type: ignore[no-untyped-def]
-    num_units, num_samples = fits.shape
+def _pursue(fits, energy, prior, pair_row, correlations, threshold, min_scale, reach, refractory):  # type: ignore[no-untyped-def]
+    num_samples = fits.shape[1]
     best_gain = np.zeros(num_samples, dtype=np.float32)
     best_unit = np.zeros(num_samples, dtype=np.int64)
     _refresh(fits, energy, prior, min_scale, reach, num_samples - reach, best_gain, best_unit)
@@ -310,7 +323,7 @@ def _pursue(fits, energy, pair_row, correlations, prior, threshold, min_scale, r
             found = True
             unit = best_unit[t]
             offset, fit = _between_samples(fits[unit], t)
-            scale = (fit + prior) / (energy[unit] + prior)
+            scale = (fit + prior[unit]) / (energy[unit] + prior[unit])
             probability = _posterior(fits, energy, pair_row, prior, min_scale, unit, t, gain)
             samples.append(t)
             units.append(unit)
@@ -359,7 +372,7 @@ def _posterior(fits, energy, pair_row, prior, min_scale, unit, t, gain):  # type
             continue
         rival = np.float32(0.0)
         for s in range(t - 3, t + 4):
-            rival = max(rival, _gain(fits[other, s], energy[other], prior, min_scale))
+            rival = max(rival, _gain(fits[other, s], energy[other], prior[other], min_scale))
         if rival > 0.0:
             total += np.exp(min(0.0, 0.5 * (rival - gain)))
     return 1.0 / total

@@ -1,19 +1,23 @@
 """Drop templates that are no unit: too weak to be told from noise, or the sum of other units."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from accm_core.params import MatchParams
-from accm_core.sorting.match import TemplateBank, pursue_fits
+from accm_core.sorting.match import Matches, TemplateBank, pursue_fits
 
-EXPLAINED = 0.85
+EXPLAINED = 0.97
 """Share of a template's energy that other units, at least two, must explain for it to be their sum."""
+MIN_MEDIAN_SCALE = 0.85
+"""A template is the mean of its own spikes: half of them are larger than about this."""
 SCALE_TOLERANCE = 0.3
 """In a true sum each of them has about its own amplitude: its scale is this close to 1."""
 
 
 def find_weak(bank: TemplateBank, params: MatchParams) -> np.ndarray:
-    """Mask of templates whose own signal-to-noise ratio is below the threshold of a match, (n_units,), bool."""
-    return np.sqrt(bank.energy) < params.threshold
+    """Mask of templates too close to the threshold of a match to be recovered, (n_units,), bool."""
+    return np.sqrt(bank.energy) < params.min_snr
 
 
 def find_sums(bank: TemplateBank, params: MatchParams) -> np.ndarray:
@@ -34,6 +38,8 @@ def find_sums(bank: TemplateBank, params: MatchParams) -> np.ndarray:
     dropped; weaker units are tried first.
     """
     num_units = len(bank.energy)
+    # a narrow prior would pull every scale to 1
+    bank = replace(bank, prior=np.full(num_units, params.scale_std**-2, dtype=np.float32))
     is_sum = np.zeros(num_units, dtype=bool)
     reach = bank.num_samples
     for unit in np.argsort(bank.energy, kind="stable"):
@@ -46,10 +52,20 @@ def find_sums(bank: TemplateBank, params: MatchParams) -> np.ndarray:
         fits[others, reach : 3 * reach - 1] = bank.correlations[bank.pair_row[unit, others]]
         matches = pursue_fits(fits, bank, params, refractory=reach)
         energy = bank.energy[matches.unit_index]
-        prior = params.scale_std**-2
+        prior = bank.prior[matches.unit_index]
         fit = matches.scale * (energy + prior) - prior
         explained = (2 * matches.scale * fit - matches.scale**2 * energy).sum()
         several = len(np.unique(matches.unit_index)) >= 2
         own_size = (np.abs(matches.scale - 1) <= SCALE_TOLERANCE).all()
         is_sum[unit] = several and own_size and explained >= EXPLAINED * bank.energy[unit]
     return is_sum
+
+
+def find_misfits(matches: Matches, num_units: int) -> np.ndarray:
+    """Mask of units that mostly match what is smaller than they are: spikes of far neurons, (n_units,), bool."""
+    medians = np.ones(num_units)
+    for unit in range(num_units):
+        scale = matches.scale[matches.unit_index == unit]
+        if len(scale) > 0:
+            medians[unit] = np.median(scale)
+    return medians < MIN_MEDIAN_SCALE

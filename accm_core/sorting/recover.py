@@ -6,13 +6,20 @@ import numpy as np
 
 from accm_core.params import MatchParams, RunParams, to_samples
 from accm_core.signal.chunks import Block, map_blocks
-from accm_core.signal.preprocess import MAD_TO_SIGMA, Preprocessor
-from accm_core.sorting.match import Matches, TemplateBank, fit_templates, match_templates
+from accm_core.signal.preprocess import Preprocessor
+from accm_core.sorting.match import Matches, TemplateBank, match_templates
 from accm_core.sorting.templates import MAX_SPIKES, WaveformAverage, WaveformSums, Window, sum_waveforms
 from accm_core.types import Recording
 
 MIN_PROBABILITY = 0.9
 """Of the spikes that a mean waveform is made from."""
+MAX_DEVIATION = 0.25
+"""Of their scale from 1."""
+
+MIN_SCALES = 50
+"""Spikes from which the spread of a unit's scale is measured."""
+MIN_SCALE_STD, MAX_SCALE_STD = 0.05, 0.3
+"""Bounds of the spread: neurons vary at least a little, and one that varies more is several."""
 
 
 def recover_spikes(
@@ -57,7 +64,8 @@ def recover_spikes(
         traces = preprocessor.whiten(filtered)
         found = match_templates(traces, bank, params, refractory=refractory)
         inside = (found.sample_index >= margin) & (found.sample_index < len(traces) - margin)
-        clean = inside & ~find_overlaps(found, bank, bank.num_samples) & (found.probability > MIN_PROBABILITY)
+        clean = inside & (found.probability > MIN_PROBABILITY) & (np.abs(found.scale - 1) < MAX_DEVIATION)
+        clean &= ~find_overlaps(found, bank, bank.num_samples)
         rows = _first_of_each(found.unit_index, clean, quota)
         sums = sum_waveforms(
             traces if whitened else filtered,
@@ -79,22 +87,35 @@ def recover_spikes(
     return _drop_doubles(Matches.join(parts), refractory), average
 
 
-def measure_noise_gain(
-    recording: Recording,
-    preprocessor: Preprocessor,
-    blocks: Sequence[Block],
-    bank: TemplateBank,
-    run: RunParams,
-) -> float:
-    """Variance of the templates' fits to noise over their energies: the median over units."""
+def measure_scale_std(matches: Matches, bank: TemplateBank, params: MatchParams) -> np.ndarray:
+    """Standard deviation of each unit's scale beyond what noise gives it, within bounds.
 
-    def work(_block: Block, raw: np.ndarray) -> np.ndarray:
-        fits = fit_templates(preprocessor.whiten(preprocessor.filter(raw)), bank)
-        spread: np.ndarray = (MAD_TO_SIGMA * np.median(np.abs(fits), axis=1)) ** 2
-        return spread
+    Parameters
+    ----------
+    matches : Matches
+    bank : TemplateBank
+        That gave the matches.
+    params : MatchParams
+        ``scale_std`` for units with few spikes.
 
-    spreads = list(map_blocks(work, recording, blocks, margin=preprocessor.margin, run=run))
-    return float(np.median(np.mean(spreads, axis=0) / bank.energy)) * bank.noise_gain
+    Returns
+    -------
+    ndarray of shape (n_units,), float64
+
+    Notes
+    -----
+    The fitted scale is shrunk towards 1 by the prior p: its spread is that of the free fit times
+    energy / (energy + p), and the free fit's noise variance is 1 / energy. Only the upper half is
+    looked at: small spikes of far neurons sit in the lower one.
+    """
+    scale_std = np.full(len(bank.energy), params.scale_std)
+    for unit in range(len(scale_std)):
+        scale = matches.scale[matches.unit_index == unit]
+        if len(scale) >= MIN_SCALES:
+            middle, high = np.percentile(scale, [50, 84])
+            free = (high - middle) * (1 + bank.prior[unit] / bank.energy[unit])
+            scale_std[unit] = np.sqrt(max(free**2 - 1 / bank.energy[unit], 0))
+    return np.clip(scale_std, MIN_SCALE_STD, MAX_SCALE_STD)
 
 
 def find_overlaps(matches: Matches, bank: TemplateBank, reach: int) -> np.ndarray:
