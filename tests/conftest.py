@@ -2,8 +2,13 @@
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from accm_core.types import EmbeddingSample, Segment, Sorting, Templates
+
+# the first call of a numba function compiles it
+settings.register_profile("accm", deadline=None)
+settings.load_profile("accm")
 
 SAMPLING_FREQUENCY = 30_000.0
 NUM_BEFORE, NUM_SAMPLES = 20, 60
