@@ -101,6 +101,14 @@ def test_autocovariance_of_white_and_of_coloured_noise():
     np.testing.assert_allclose(decay[:20], 0.9 ** np.arange(20), atol=0.06)
 
 
+def test_autocovariance_of_long_memory_is_right_at_every_lag():
+    """Waves of random phase: the covariance is a cosine that does not decay."""
+    phases = np.random.default_rng(0).uniform(0, 2 * np.pi, 4000)
+    waves = np.cos(2 * np.pi * 0.01 * np.arange(256) + phases[:, None]).reshape(-1, 1).astype(np.float32)
+    expected = 0.5 * np.cos(2 * np.pi * 0.01 * np.arange(NUM_LAGS))
+    np.testing.assert_allclose(measure_autocovariance(waves), expected, atol=0.02)
+
+
 def test_autocovariance_leaves_spikes_out():
     traces = np.random.default_rng(0).normal(0, 0.7, (200_000, 2)).astype(np.float32)
     spiky = traces.copy()
@@ -120,6 +128,14 @@ def test_bad_channels_are_left_out_and_named():
     np.testing.assert_array_equal(preprocessor.bad_channels, [3, 6])
     assert preprocessor.whitening.shape == (3, 3)
     assert preprocessor.noise_levels_uV.shape == (3,)
+
+
+def test_whitening_knows_where_the_remaining_channels_are():
+    raw = correlated_noise()
+    raw[:, [1, 2]] = 0
+    preprocessor = fit([raw], distances=LINE, whiten_radius_um=60)
+    near = LINE[np.ix_([0, 3, 4, 5], [0, 3, 4, 5])] <= 60
+    np.testing.assert_array_equal(preprocessor.whitening != 0, near)
 
 
 def test_noisy_channels_stay_when_asked_but_dead_ones_cannot():
