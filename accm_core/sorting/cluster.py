@@ -6,6 +6,8 @@ decides: one hump, they merge; two, they stay apart and the points between are d
 number of clusters is what remains when every neighbour has been compared.
 """
 
+import warnings
+
 import numba
 import numpy as np
 from scipy.cluster.vq import kmeans2
@@ -101,7 +103,9 @@ def _cut_parcels(points: np.ndarray, seed: int) -> np.ndarray:
     num_parcels = int(np.clip(len(points) // POINTS_PER_PARCEL, 1, MAX_PARCELS))
     rng = np.random.default_rng(seed)
     start = points[rng.choice(len(points), num_parcels, replace=False)]
-    _, labels = kmeans2(points, start, iter=10, minit="matrix", missing="warn")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a parcel that loses all its points does no harm
+        _, labels = kmeans2(points, start, iter=10, minit="matrix", missing="warn")
     return labels.astype(np.int64)
 
 

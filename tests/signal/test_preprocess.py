@@ -161,7 +161,8 @@ def test_constant_channels_alone_are_refused():
     [(15, "auto", False), (16, "auto", True), (4, "median", True), (32, "none", False)],
 )
 def test_when_the_median_is_subtracted(num_channels, reference, expected):
-    assert fit([correlated_noise(9000, num_channels)], reference=reference).use_median is expected
+    raw, far = correlated_noise(9000, num_channels), 1000 * (1 - np.eye(num_channels))
+    assert fit([raw], distances=far, reference=reference).use_median is expected
 
 
 def test_the_reference_removes_what_all_channels_share():
