@@ -117,7 +117,9 @@ class MatchParams(_Group):
     threshold: Annotated[float, Field(ge=2, le=50)] = 5.0
     """Least signal-to-noise ratio of a match."""
     min_snr: Annotated[float, Field(ge=2, le=50)] = 7.0
-    """Least signal-to-noise ratio of a unit's template; 2 above the threshold, 2 % of its spikes are missed."""
+    """Least signal-to-noise ratio of a unit; 2 above the threshold, 2 % of its spikes are missed."""
+    min_peak: Annotated[float, Field(ge=0, le=50)] = 3.0
+    """Least height of a unit's template on its main channel, in noise levels."""
     scale_std: Annotated[float, Field(gt=0, le=2)] = 0.1
     """Standard deviation of a spike's amplitude over its template's, until it is measured for each unit."""
     min_scale: Annotated[float, Field(ge=0, le=1)] = 0.4
@@ -133,6 +135,8 @@ class MergeParams(_Group):
     """Cosine of two templates from which on their spikes are compared."""
     split_threshold: Annotated[float, Field(gt=0, le=20)] = 2.0
     """Two clusters stay apart from this score of bimodality on."""
+    duplicate_similarity: Share = 0.9
+    """Cosine of two templates from which on their spike trains are tested for being one neuron's."""
     max_lag_ms: Positive = 0.5
     """Largest shift (ms) between two templates of one unit."""
 

@@ -18,8 +18,14 @@ from accm_core.signal.peaks import collect_snippets
 from accm_core.signal.preprocess import Preprocessor, fit_preprocessor
 from accm_core.sorting.cluster import cluster_neighborhoods
 from accm_core.sorting.match import TemplateBank, build_bank
-from accm_core.sorting.merge import merge_clusters
-from accm_core.sorting.prune import find_misfits, find_sums, find_weak
+from accm_core.sorting.merge import merge_clusters, merge_duplicates
+from accm_core.sorting.prune import (
+    MIN_MEDIAN_SCALE,
+    find_misfits,
+    find_sums,
+    find_weak,
+    measure_median_scale,
+)
 from accm_core.sorting.recover import measure_scale_std, recover_spikes
 from accm_core.sorting.result import ShankResult, build_sorting
 from accm_core.sorting.templates import Window, average_clusters
@@ -31,8 +37,8 @@ NOISE_BLOCKS = 10
 """Seconds of the recording on which noise is measured."""
 LEARN_BLOCKS = 900
 """Seconds of the recording, evenly spread, on which units are learned; spikes are matched in all of it."""
-REFINE_BLOCKS = 100
-"""Seconds, evenly spread, on which templates are refined."""
+REFINE_BLOCKS, REFINE_ROUNDS = 80, 2
+"""Seconds, evenly spread, on which templates are refined, and how often."""
 MIN_SPIKES = 100
 """Fewer peaks than this on a shank teach an encoder nothing: no units are sought."""
 MIN_CHANNEL_VISIBILITY = 0.5
@@ -181,11 +187,8 @@ def _sort_shank(shank: _Shank) -> ShankResult:
         return ShankResult.without_units(preprocessor, "no cluster is large enough")
 
     bank = _learn_templates(shank, preprocessor, snippets, labels, neighborhood_of)
-    bank = _refine_templates(shank, preprocessor, bank)
-    logger.info("%d units", len(bank.energy))
-    if len(bank.energy) == 0:
-        return ShankResult.without_units(preprocessor, "no template stands out of the noise")
-
+    for number in range(REFINE_ROUNDS):
+        bank = _refine_templates(shank, preprocessor, bank, number)
     matches, average = recover_spikes(
         recording,
         preprocessor,
@@ -196,7 +199,11 @@ def _sort_shank(shank: _Shank) -> ShankResult:
         run=params.run,
         on_block=shank.report("match"),
     )
-    return ShankResult(preprocessor, bank, matches, average, snippets, embedding, "")
+    is_unit = ~(find_weak(bank, params.match) | find_misfits(matches, len(bank.energy)))
+    logger.info("%d units of %d templates", is_unit.sum(), len(is_unit))
+    if not is_unit.any():
+        return ShankResult.without_units(preprocessor, "no template stands out of the noise")
+    return ShankResult(preprocessor, bank, is_unit, matches, average, snippets, embedding, "")
 
 
 def _measure_noise(shank: _Shank, distances: np.ndarray) -> Preprocessor:
@@ -249,28 +256,43 @@ def _learn_templates(
     return _build_bank(shank, preprocessor, bank.templates[order[first]])
 
 
-def _refine_templates(shank: _Shank, preprocessor: Preprocessor, bank: TemplateBank) -> TemplateBank:
-    """Match on part of the recording, drop what is no unit, and average the matched spikes anew."""
+def _refine_templates(
+    shank: _Shank, preprocessor: Preprocessor, bank: TemplateBank, number: int
+) -> TemplateBank:
+    """Match on part of the recording, merge what is one unit, and average the matched spikes anew.
+
+    Templates too weak to be units stay: they explain the small spikes that others would take for theirs.
+    """
     recording, params = shank.recording, shank.params
-    blocks = cut_blocks(recording.segments, recording.sampling_frequency)
-    bank = bank.select(~(find_weak(bank, params.match) | find_sums(bank, params.match)))
-    if len(bank.energy) == 0:
-        return bank
+    blocks = spread_blocks(cut_blocks(recording.segments, recording.sampling_frequency), REFINE_BLOCKS)
+    bank = bank.select(~find_sums(bank, params.match))
+    on_round = shank.report("refine")
     matches, average = recover_spikes(
         recording,
         preprocessor,
-        spread_blocks(blocks, REFINE_BLOCKS),
+        blocks,
         bank,
         params.match,
         whitened=True,
         run=params.run,
-        on_block=shank.report("refine"),
+        on_block=lambda share: on_round((number + share) / REFINE_ROUNDS),
+    )
+    matches, average = merge_duplicates(
+        bank,
+        matches,
+        average,
+        params.merge,
+        observed=sum(block.stop - block.start for block in blocks),
+        sampling_frequency=recording.sampling_frequency,
     )
     refined = average.counts > params.cluster.min_size
     templates = np.where(refined[:, None, None], silence_channels(average.mean()), bank.templates)
-    bank = _build_bank(shank, preprocessor, templates, measure_scale_std(matches, bank, params.match))
-    misfit = find_misfits(matches, len(bank.energy))
-    return bank.select(~(misfit | find_weak(bank, params.match) | find_sums(bank, params.match)))
+    # a template that mostly matches smaller spikes comes down to their size
+    medians = measure_median_scale(matches, len(templates))
+    templates[medians < MIN_MEDIAN_SCALE] *= medians[medians < MIN_MEDIAN_SCALE, None, None]
+    scale_std = measure_scale_std(matches, bank, params.match)
+    fires = np.bincount(matches.unit_index, minlength=len(bank.energy)) > 0
+    return _build_bank(shank, preprocessor, templates[fires], scale_std[fires])
 
 
 def _build_bank(

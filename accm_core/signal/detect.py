@@ -55,8 +55,8 @@ def find_peaks(
 @numba.njit(cache=True, nogil=True)
 def _exclusive_maxima(height, threshold, neighbors, sweep):  # type: ignore[no-untyped-def]
     num_samples, num_channels = height.shape
-    samples = [np.int64(0) for _ in range(0)]
-    channels = [np.int64(0) for _ in range(0)]
+    samples = [0 for _ in range(0)]  # numba types an empty list by what it would hold
+    channels = [0 for _ in range(0)]
     for t in range(sweep, num_samples - sweep):
         for c in range(num_channels):
             value = height[t, c]

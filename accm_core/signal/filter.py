@@ -1,6 +1,7 @@
 """Zero-phase band-pass filter."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import fft, signal
@@ -47,22 +48,24 @@ class Bandpass:
         # the mean would otherwise ring at the border where the transform wraps around
         channels = np.ascontiguousarray((traces - traces.mean(axis=0)).T)
         spectrum = fft.rfft(channels, n=length, axis=1)
-        spectrum *= self._response(length)
+        spectrum *= _response(self, length)
         filtered = fft.irfft(spectrum, n=length, axis=1)[:, :num_samples]
         return np.ascontiguousarray(filtered.T)
 
-    def _response(self, length: int) -> np.ndarray:
-        """Squared magnitude of the Butterworth response at the transform's frequencies: twice filtered."""
-        sos = signal.butter(
-            ORDER,
-            [self.freq_min_hz, self.freq_max_hz],
-            btype="bandpass",
-            output="sos",
-            fs=self.sampling_frequency,
-        )
-        frequencies = fft.rfftfreq(length, 1 / self.sampling_frequency)
-        _, response = signal.sosfreqz(sos, worN=frequencies, fs=self.sampling_frequency)
-        return (np.abs(response) ** 2).astype(np.float32)
+
+@lru_cache(maxsize=16)
+def _response(bandpass: Bandpass, length: int) -> np.ndarray:
+    """Squared magnitude of the Butterworth response at the transform's frequencies: twice filtered."""
+    sos = signal.butter(
+        ORDER,
+        [bandpass.freq_min_hz, bandpass.freq_max_hz],
+        btype="bandpass",
+        output="sos",
+        fs=bandpass.sampling_frequency,
+    )
+    frequencies = fft.rfftfreq(length, 1 / bandpass.sampling_frequency)
+    _, response = signal.sosfreqz(sos, worN=frequencies, fs=bandpass.sampling_frequency)
+    return (np.abs(response) ** 2).astype(np.float32)
 
 
 def make_bandpass(params: SignalParams, sampling_frequency: float) -> Bandpass:

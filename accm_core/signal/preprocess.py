@@ -21,6 +21,8 @@ QUIET_LIMIT = 4.0
 """Samples beyond this many noise levels hold spikes and are left out of the covariance (noise units)."""
 NOISE_WINDOW, MIN_QUIET_WINDOWS = 256, 20
 """Samples of a stretch whose autocovariance is taken; stretches wanted without a spike."""
+STRIDE = 5
+"""Of the samples, every fifth is enough for levels and covariances: neighbours repeat each other."""
 NUM_LAGS = 192
 """Lags of the autocovariance, samples: the longest template that can be matched."""
 SHRINKAGE = 0.02
@@ -104,7 +106,7 @@ def fit_preprocessor(
         If every channel is constant.
     """
     bandpass = make_bandpass(params, sampling_frequency)
-    filtered = [_filter(raw[:, channels], bandpass, use_median=False) for raw in raw_blocks]
+    filtered = [_filter(raw[:, channels], bandpass, use_median=False)[::STRIDE] for raw in raw_blocks]
     noise_levels = measure_noise(np.concatenate(filtered))
     is_good = find_good_channels(noise_levels) if params.detect_bad_channels else noise_levels > 0
     if not is_good.any():
@@ -117,9 +119,10 @@ def fit_preprocessor(
         params.reference == "auto" and len(good) >= MIN_CHANNELS_FOR_REFERENCE
     )
     traces = np.concatenate([_filter(raw[:, good], bandpass, use_median) for raw in raw_blocks])
-    noise_levels = measure_noise(traces)
+    thinned = traces[::STRIDE]
+    noise_levels = measure_noise(thinned)
     whitening = measure_whitening(
-        traces, noise_levels, distances[np.ix_(is_good, is_good)], params.whiten_radius_um
+        thinned, noise_levels, distances[np.ix_(is_good, is_good)], params.whiten_radius_um
     )
     autocovariance = measure_autocovariance(traces @ whitening)
     return Preprocessor(
@@ -175,7 +178,7 @@ def measure_whitening(
         values, vectors = np.linalg.eigh(covariance)
         values = values + SHRINKAGE * values.mean()
         inverse_root = (vectors / np.sqrt(values)) @ vectors.T
-        whitening[near, channel] = inverse_root[:, list(near).index(channel)]
+        whitening[near, channel] = inverse_root[:, near == channel][:, 0]
     whitening /= noise_levels[:, None]
     whitening /= measure_noise(traces @ whitening.astype(np.float32))
     return whitening.astype(np.float32)
@@ -200,8 +203,8 @@ def measure_autocovariance(traces: np.ndarray) -> np.ndarray:
     far neurons, which are noise to the sorter and are what is least white in it.
     """
     num_windows = len(traces) // NOISE_WINDOW
-    windows = traces[: num_windows * NOISE_WINDOW].reshape(num_windows, NOISE_WINDOW, -1)
-    windows = windows.transpose(0, 2, 1).reshape(-1, NOISE_WINDOW)
+    stretches = traces[: num_windows * NOISE_WINDOW].reshape(num_windows, NOISE_WINDOW, -1)
+    windows = stretches.transpose(0, 2, 1).reshape(-1, NOISE_WINDOW)
     quiet = windows[np.abs(windows).max(axis=1) < QUIET_LIMIT]
     if len(quiet) < MIN_QUIET_WINDOWS:
         quiet = windows

@@ -1,14 +1,23 @@
 """Clusters to units: merge what is one unit, drop what is none."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from accm_core.params import MergeParams
+from accm_core.params import MergeParams, to_samples
 from accm_core.sorting.cluster import measure_bimodality
-from accm_core.sorting.match import TemplateBank
+from accm_core.sorting.match import Matches, TemplateBank
+from accm_core.sorting.templates import WaveformAverage
 from accm_core.types import Snippets
 
 MAX_PER_CLUSTER = 1000
 """Spikes of a cluster that take part in a comparison."""
+REFRACTORY_MS = 2.0
+"""A neuron hardly fires again within this time; the shortest lags are left out, as overlaps blur them."""
+MIN_EXPECTED, MAX_SHARE = 10, 0.2
+"""Pairs within the refractory time expected by chance that make a test; share of them that one neuron stays below."""
+LOST_IN_NOISE = 3.0
+"""Difference of two templates, in noise levels, that spikes cannot show."""
 
 
 def merge_clusters(
@@ -71,6 +80,88 @@ def merge_clusters(
             parent[parent == parent[second]] = parent[first]
     _, number = np.unique(parent, return_inverse=True)
     return number
+
+
+def merge_duplicates(
+    bank: TemplateBank,
+    matches: Matches,
+    average: WaveformAverage,
+    params: MergeParams,
+    *,
+    observed: int,
+    sampling_frequency: float,
+) -> tuple[Matches, WaveformAverage]:
+    """Merge units that matching shows to be one neuron: alike in shape and silent after each other's spikes.
+
+    Parameters
+    ----------
+    bank : TemplateBank
+        That gave the matches.
+    matches : Matches
+    average : WaveformAverage
+        Of the matches.
+    params : MergeParams
+    observed : int
+        Samples that were matched.
+    sampling_frequency : float
+        Hz.
+
+    Returns
+    -------
+    matches : Matches
+        The smaller unit's spikes given to the larger, with their scale in terms of its template.
+    average : WaveformAverage
+        The smaller unit's added to the larger's.
+
+    Notes
+    -----
+    Two independent units fire into each other's refractory time as chance has it; the halves of one
+    neuron do not. Where too few such pairs are expected to tell, only templates whose difference, apart
+    from their amplitudes, is lost in the noise are merged.
+    """
+    max_lag = to_samples(params.max_lag_ms, sampling_frequency)
+    similarity, lag = compare_templates(bank, max_lag)
+    window = (max_lag, to_samples(REFRACTORY_MS, sampling_frequency))
+    counts = np.bincount(matches.unit_index, minlength=len(bank.energy))
+    pairs = np.argwhere(np.triu(similarity >= params.duplicate_similarity, k=1))
+    pairs = pairs[np.argsort(-similarity[pairs[:, 0], pairs[:, 1]], kind="stable")]
+    for one, other in pairs:
+        larger, smaller = (one, other) if counts[one] >= counts[other] else (other, one)
+        if counts[smaller] == 0:
+            continue
+        trains = [matches.sample_index[matches.unit_index == unit] for unit in (larger, smaller)]
+        expected = 2 * len(trains[0]) * len(trains[1]) * (window[1] - window[0]) / observed
+        difference = bank.energy[smaller] * (1 - similarity[one, other] ** 2)
+        if expected >= MIN_EXPECTED:
+            same = _count_pairs(trains[0], trains[1], window) <= MAX_SHARE * expected
+        else:
+            same = difference <= LOST_IN_NOISE**2
+        if same:
+            ratio = similarity[one, other] * np.sqrt(bank.energy[smaller] / bank.energy[larger])
+            rows = matches.unit_index == smaller
+            matches = replace(
+                matches,
+                unit_index=np.where(rows, larger, matches.unit_index),
+                scale=np.where(rows, matches.scale * ratio, matches.scale).astype(np.float32),
+            )
+            average.give(smaller, larger, delay=int(lag[larger, smaller]))
+            counts[larger] += counts[smaller]
+            counts[smaller] = 0
+    return matches, average
+
+
+def _count_pairs(first: np.ndarray, second: np.ndarray, window: tuple[int, int]) -> int:
+    """Pairs of spikes, one of each train, further apart than the window's start and no more than its stop."""
+    near, far = window
+    total = 0
+    for low, high in ((near, far), (-far - 1, -near - 1)):
+        total += int(
+            (
+                np.searchsorted(second, first + high, side="right")
+                - np.searchsorted(second, first + low, side="right")
+            ).sum()
+        )
+    return total
 
 
 def compare_templates(bank: TemplateBank, max_lag: int) -> tuple[np.ndarray, np.ndarray]:

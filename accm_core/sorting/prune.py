@@ -16,8 +16,9 @@ SCALE_TOLERANCE = 0.3
 
 
 def find_weak(bank: TemplateBank, params: MatchParams) -> np.ndarray:
-    """Mask of templates too close to the threshold of a match to be recovered, (n_units,), bool."""
-    return np.sqrt(bank.energy) < params.min_snr
+    """Mask of templates too small to be recovered, in all or at their peak, (n_units,), bool."""
+    peaks = np.abs(bank.templates).max(axis=(1, 2), initial=0)
+    return (np.sqrt(bank.energy) < params.min_snr) | (peaks < params.min_peak)
 
 
 def find_sums(bank: TemplateBank, params: MatchParams) -> np.ndarray:
@@ -61,11 +62,14 @@ def find_sums(bank: TemplateBank, params: MatchParams) -> np.ndarray:
     return is_sum
 
 
+def measure_median_scale(matches: Matches, num_units: int) -> np.ndarray:
+    """Median scale of each unit's matches, (n_units,), float64; 1 for a unit without any."""
+    medians = np.ones(num_units)
+    for unit in np.unique(matches.unit_index):
+        medians[unit] = np.median(matches.scale[matches.unit_index == unit])
+    return medians
+
+
 def find_misfits(matches: Matches, num_units: int) -> np.ndarray:
     """Mask of units that mostly match what is smaller than they are: spikes of far neurons, (n_units,), bool."""
-    medians = np.ones(num_units)
-    for unit in range(num_units):
-        scale = matches.scale[matches.unit_index == unit]
-        if len(scale) > 0:
-            medians[unit] = np.median(scale)
-    return medians < MIN_MEDIAN_SCALE
+    return measure_median_scale(matches, num_units) < MIN_MEDIAN_SCALE

@@ -13,7 +13,7 @@ from accm_core.types import Recording
 
 MIN_PROBABILITY = 0.9
 """Of the spikes that a mean waveform is made from."""
-MAX_DEVIATION = 0.25
+MAX_DEVIATION = 0.35
 """Of their scale from 1."""
 
 MIN_SCALES = 50

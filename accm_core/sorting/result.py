@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -36,6 +36,8 @@ class ShankResult:
     preprocessor : Preprocessor
     bank : TemplateBank or None
         None without units; the fields after it are None then too.
+    is_unit : ndarray of shape (n_templates,), bool, or None
+        False for templates that only explain what is no unit's.
     matches : Matches or None
     average : WaveformAverage or None
         Band-passed, µV.
@@ -47,6 +49,7 @@ class ShankResult:
 
     preprocessor: Preprocessor
     bank: TemplateBank | None
+    is_unit: np.ndarray | None
     matches: Matches | None
     average: WaveformAverage | None
     snippets: Snippets | None
@@ -56,7 +59,7 @@ class ShankResult:
     @staticmethod
     def without_units(preprocessor: Preprocessor, why: str) -> "ShankResult":
         """A shank on which nothing was found."""
-        return ShankResult(preprocessor, None, None, None, None, None, why)
+        return ShankResult(preprocessor, None, None, None, None, None, None, why)
 
 
 @dataclass(frozen=True)
@@ -157,25 +160,18 @@ def _join(parts: Sequence[np.ndarray], dtype: Any, empty_shape: tuple[int, ...] 
 
 def _collect_units(shank: ShankResult, channels: np.ndarray, sampling_frequency: float) -> _Units:
     """Units of one shank that have spikes, with their templates in µV."""
-    bank, matches, average = shank.bank, shank.matches, shank.average
-    if bank is None or matches is None or average is None:
+    bank, is_unit, matches, average = shank.bank, shank.is_unit, shank.matches, shank.average
+    if bank is None or is_unit is None or matches is None or average is None:
         raise ValueError("a shank without units has nothing to collect")
     mean, std = average.mean(), average.std()
     # a unit whose spikes all overlap has no clean mean: its matching template, back in µV
     unwhitened = bank.templates @ np.linalg.pinv(shank.preprocessor.whitening)
     mean = np.where((average.counts > 0)[:, None, None], mean, unwhitened)
-    has_spikes = np.bincount(matches.unit_index, minlength=len(mean)) > 0
-    number = np.cumsum(has_spikes) - 1
+    kept = is_unit & (np.bincount(matches.unit_index, minlength=len(mean)) > 0)
+    matches = matches.select(kept[matches.unit_index])
     is_overlap = find_overlaps(matches, bank, to_samples(OVERLAP_MS, sampling_frequency))
-    mean, std = mean[has_spikes], std[has_spikes]
-    matches = Matches(
-        matches.sample_index,
-        matches.offset,
-        number[matches.unit_index],
-        matches.scale,
-        matches.gain,
-        matches.probability,
-    )
+    mean, std = mean[kept], std[kept]
+    matches = replace(matches, unit_index=(np.cumsum(kept) - 1)[matches.unit_index])
     main = np.ptp(mean, axis=1).argmax(axis=1)
     course = mean[np.arange(len(mean)), :, main]
     extremum = course[np.arange(len(mean)), np.abs(course).argmax(axis=1)]

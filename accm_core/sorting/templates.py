@@ -92,6 +92,14 @@ class WaveformAverage:
         self.total_square[sums.units] += sums.total_square
         self.counts[sums.units] += sums.counts
 
+    def give(self, source: int, target: int, *, delay: int) -> None:
+        """Add the sums of unit ``source``, ``delay`` samples later, to ``target`` and leave it without any."""
+        for sums in (self.total, self.total_square):
+            sums[target] += np.roll(sums[source], delay, axis=0)
+            sums[source] = 0
+        self.counts[target] += self.counts[source]
+        self.counts[source] = 0
+
     def mean(self) -> np.ndarray:
         """Mean waveforms, (n_units, n_samples, n_channels), float32; zero for a unit without spikes."""
         return (self.total / self._divisor()).astype(np.float32)
