@@ -108,6 +108,11 @@ def test_fewer_points_than_a_cluster_holds(num_points):
     np.testing.assert_array_equal(cluster_embedding(points, PARAMS, seed=0), np.full(num_points, -1))
 
 
+def test_a_cluster_of_just_the_least_size_is_kept():
+    points, _ = make_blobs([30], [(0,)])
+    np.testing.assert_array_equal(cluster_embedding(points, ClusterParams(min_size=30), seed=0), 0)
+
+
 @pytest.mark.parametrize("num_places", [1, 2])
 def test_points_that_coincide(num_places):
     """k-means then has parcels without a point; nothing is said about it and nothing fails."""
@@ -153,9 +158,9 @@ def test_channels_of_a_large_probe_are_clustered_apart():
 
 def test_a_channel_with_few_spikes_has_no_cluster():
     points, _ = make_blobs([200, 10], [(0,), (9,)])
-    channels = np.repeat([1, 0], [200, 10])
+    channels = np.repeat([0, 1], [200, 10])
     labels, place = cluster_neighborhoods(points, channels, np.array([[0], [1]]), PARAMS, seed=0)
-    assert place.tolist() == [1]
+    assert place.tolist() == [0]
     np.testing.assert_array_equal(labels, np.repeat([0, -1], [200, 10]))
 
 

@@ -1,0 +1,322 @@
+"""Matching against direct sums, and planted spikes: between samples, overlapping, too close, too small."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.linalg import toeplitz
+
+from accm_core.params import MatchParams
+from accm_core.sorting.match import (
+    RIDGE,
+    Matches,
+    TemplateBank,
+    build_bank,
+    fit_templates,
+    match_templates,
+    pursue_fits,
+)
+
+NUM_BEFORE, NUM_SAMPLES, NUM_CHANNELS = 20, 60, 6
+REFRACTORY = 24
+PARAMS = MatchParams()
+WHITE = np.r_[1.0, np.zeros(99)]
+COLOURED = 0.8 ** np.arange(100)
+CENTRE = 300
+
+
+def spike(unit, time):
+    """Waveform of a unit at ``time`` (samples after its peak), (n, n_channels); smooth and short."""
+    depth, width, place, tail = (
+        (11, 3.0, 0.0, 0.5),
+        (10, 5.0, 1.0, 0.2),
+        (12, 4.0, 5.0, 0.4),  # on channels of its own
+    )[unit]
+    time = np.asarray(time, float)[:, None]
+    spread = np.exp(-np.abs(np.arange(NUM_CHANNELS) - place))
+    spread[spread < 0.1] = 0.0
+    trough = -np.exp(-0.5 * (time / width) ** 2)
+    hump = tail * np.exp(-0.5 * ((time - 14) / 6) ** 2)
+    return depth * (trough * spread + hump * spread**2)
+
+
+WINDOW = np.arange(NUM_SAMPLES) - NUM_BEFORE
+TEMPLATES = np.stack([spike(unit, WINDOW) for unit in range(3)]).astype(np.float32)
+
+
+def make_bank(templates=TEMPLATES, autocovariance=WHITE, scale_std=0.1) -> TemplateBank:
+    return build_bank(templates, NUM_BEFORE, autocovariance, np.full(len(templates), scale_std))
+
+
+BANK = make_bank()
+
+
+def plant(spikes, num_samples=600, noise=0.0, seed=0):
+    """Traces with spikes (unit, time, scale), time between samples too."""
+    traces = np.random.default_rng(seed).normal(0, 1, (num_samples, NUM_CHANNELS)) * noise
+    for unit, time, scale in spikes:
+        traces += scale * spike(unit, np.arange(num_samples) - time)
+    return traces.astype(np.float32)
+
+
+def match(traces, bank=BANK, refractory=REFRACTORY, **changes):
+    return match_templates(traces, bank, PARAMS.model_copy(update=changes), refractory=refractory)
+
+
+def rows(matches):
+    return list(zip(matches.sample_index.tolist(), matches.unit_index.tolist(), strict=True))
+
+
+def filters(templates, autocovariance):
+    """C^-1 w of each template, the slow way."""
+    covariance = toeplitz(autocovariance[:NUM_SAMPLES]) + RIDGE * autocovariance[0] * np.eye(NUM_SAMPLES)
+    return np.stack([np.linalg.solve(covariance, template) for template in templates.astype(float)])
+
+
+def one_course_templates():
+    """Templates that three time courses hold exactly, so that the basis drops nothing."""
+    rng = np.random.default_rng(0)
+    courses = np.linalg.qr(rng.normal(0, 1, (NUM_SAMPLES, 3)))[0]
+    return np.stack([courses @ rng.normal(0, 5, (3, NUM_CHANNELS)) for _ in range(4)]).astype(np.float32)
+
+
+@pytest.mark.parametrize("autocovariance", [WHITE, COLOURED], ids=["white", "coloured"])
+def test_fits_are_direct_correlations(autocovariance):
+    templates = one_course_templates()
+    bank = make_bank(templates, autocovariance)
+    traces = np.random.default_rng(1).normal(0, 1, (307, NUM_CHANNELS)).astype(np.float32)
+    fits = fit_templates(traces, bank)
+    assert fits.shape == (4, 307)
+    assert fits.dtype == np.float32
+    for unit, matched in enumerate(filters(templates, autocovariance)):
+        for sample in range(NUM_SAMPLES, 307 - NUM_SAMPLES):
+            start = sample - NUM_BEFORE
+            expected = (matched * traces[start : start + NUM_SAMPLES]).sum()
+            assert fits[unit, sample] == pytest.approx(expected, abs=2e-3 * np.abs(matched).sum())
+
+
+@pytest.mark.parametrize("autocovariance", [WHITE, COLOURED], ids=["white", "coloured"])
+def test_energy_is_the_squared_signal_to_noise_ratio(autocovariance):
+    templates = one_course_templates()
+    bank = make_bank(templates, autocovariance)
+    expected = (filters(templates, autocovariance) * templates).sum(axis=(1, 2))
+    np.testing.assert_allclose(bank.energy, expected, rtol=1e-3)
+    np.testing.assert_allclose(bank.prior, 100)
+
+
+def test_the_basis_holds_the_templates_energy():
+    exact = (filters(TEMPLATES, WHITE) * TEMPLATES).sum(axis=(1, 2))
+    assert (BANK.energy <= 1.001 * exact).all()
+    assert (BANK.energy >= 0.98 * exact).all()
+
+
+@pytest.mark.parametrize("autocovariance", [WHITE, COLOURED], ids=["white", "coloured"])
+def test_cross_correlations_are_the_fits_of_a_template_in_silence(autocovariance):
+    """Slow: the traces hold one template and nothing else."""
+    templates = one_course_templates()
+    bank = make_bank(templates, autocovariance)
+    matched = filters(templates, autocovariance)
+    assert (bank.pair_row >= 0).all()
+    for first in range(4):
+        silence = np.zeros((5 * NUM_SAMPLES, NUM_CHANNELS))
+        silence[2 * NUM_SAMPLES : 3 * NUM_SAMPLES] = templates[first]
+        for second in range(4):
+            expected = [
+                (silence[start : start + NUM_SAMPLES] * matched[second]).sum()
+                for start in range(NUM_SAMPLES + 1, 3 * NUM_SAMPLES)
+            ]
+            found = bank.correlations[bank.pair_row[first, second]]
+            np.testing.assert_allclose(found, expected, atol=1e-3 * bank.energy.max())
+
+
+def test_units_without_a_common_channel_do_not_interact():
+    np.testing.assert_array_equal(BANK.pair_row >= 0, [[1, 1, 0], [1, 1, 0], [0, 0, 1]])
+
+
+def test_a_bank_of_some_units_matches_as_if_built_from_them():
+    traces = plant([(1, 200, 1.0), (2, 300, 1.0)], noise=0.3)
+    for units in (np.array([2, 1]), np.array([False, True, True])):
+        selected = BANK.select(units)
+        np.testing.assert_array_equal(selected.templates, TEMPLATES[units])
+        np.testing.assert_array_equal(selected.energy, BANK.energy[units])
+        for row, unit in enumerate(np.arange(3)[units]):
+            for column, other in enumerate(np.arange(3)[units]):
+                pair, whole = selected.pair_row[row, column], BANK.pair_row[unit, other]
+                assert pair == whole
+        assert rows(match(traces, selected)) == [
+            (200, list(np.arange(3)[units]).index(1)),
+            (300, list(np.arange(3)[units]).index(2)),
+        ]
+    assert len(BANK.select(np.zeros(3, bool)).energy) == 0
+
+
+@given(
+    unit=st.integers(0, 2),
+    offset=st.floats(-0.5, 0.5),
+    scale=st.floats(0.75, 1.3),
+)
+@settings(max_examples=40)
+def test_a_spike_between_samples_is_found_with_its_offset_and_scale(unit, offset, scale):
+    found = match(plant([(unit, CENTRE + offset, scale)]))
+    assert found.unit_index.tolist() == [unit]
+    assert found.sample_index[0] + found.offset[0] == pytest.approx(CENTRE + offset, abs=0.05)
+    assert abs(found.offset[0]) <= 0.5
+    # the prior draws the scale towards 1 by its share of the precision
+    energy, prior = BANK.energy[unit], BANK.prior[unit]
+    expected = (scale * energy + prior) / (energy + prior)
+    assert found.scale[0] == pytest.approx(expected, abs=0.02)
+    assert found.probability[0] > 0.99
+
+
+def test_gain_is_the_likelihood_ratio():
+    found = match(plant([(0, CENTRE, 1.2)]))
+    energy, prior = BANK.energy[0], BANK.prior[0]
+    expected = (1.2 * energy + prior) ** 2 / (energy + prior) - prior
+    assert found.gain[0] == pytest.approx(expected, rel=0.01)
+
+
+def test_a_spike_leaves_nothing_behind():
+    """Its fits are subtracted at its own time and scale: what is left is far below the threshold."""
+    fits = fit_templates(plant([(0, CENTRE + 0.37, 1.1)]), BANK)
+    pursue_fits(fits, BANK, PARAMS, refractory=REFRACTORY)
+    left = np.abs(fits[1])
+    assert left.max() < 0.05 * BANK.energy[1]
+    far = np.abs(np.arange(600) - CENTRE) > REFRACTORY
+    assert np.abs(fits[0, far]).max() < 0.05 * BANK.energy[0]
+
+
+DELAYS = [-25, -12, -6, -3, 0, 3, 6, 12, 25]
+
+
+@pytest.mark.parametrize("delay", DELAYS)
+@pytest.mark.parametrize("seed", range(3))
+def test_overlapping_spikes_are_split_into_their_units(delay, seed):
+    """The two share their channels; the better one is taken out first, which moves the other a little."""
+    planted = [(0, CENTRE, 1.0), (1, CENTRE + delay + 0.3, 0.95)]
+    found = match(plant(planted, noise=1.0, seed=seed))
+    assert sorted(found.unit_index.tolist()) == [0, 1]
+    times = dict(zip(found.unit_index.tolist(), found.sample_index + found.offset, strict=True))
+    assert times[0] == pytest.approx(CENTRE, abs=3.5)
+    assert times[1] == pytest.approx(CENTRE + delay + 0.3, abs=3.5)
+
+
+def test_units_far_apart_fire_at_the_same_sample():
+    assert rows(match(plant([(0, CENTRE, 1.0), (2, CENTRE, 1.0)]))) == [(CENTRE, 0), (CENTRE, 2)]
+
+
+def test_three_at_once():
+    planted = [(0, CENTRE, 1.0), (1, CENTRE + 9, 1.0), (0, CENTRE + 34, 0.9), (2, CENTRE + 5, 1.0)]
+    found = match(plant(planted, noise=0.5))
+    order = np.lexsort((found.sample_index, found.unit_index))
+    assert found.unit_index[order].tolist() == [0, 0, 1, 2]
+    np.testing.assert_allclose(found.sample_index[order] - CENTRE, [0, 34, 9, 5], atol=4)
+
+
+@pytest.mark.parametrize(("apart", "expected"), [(8, 1), (REFRACTORY + 1, 2), (80, 2)])
+def test_a_unit_does_not_fire_twice_within_its_refractory_time(apart, expected):
+    found = match(plant([(0, CENTRE, 1.0), (0, CENTRE + apart, 1.0)]), BANK.select(np.array([0])))
+    assert len(found) == expected
+    assert (np.diff(found.sample_index) > REFRACTORY).all()
+
+
+@given(seed=st.integers(0, 500), refractory=st.integers(1, 60))
+@settings(max_examples=20)
+def test_the_refractory_time_holds_whatever_is_in_the_traces(seed, refractory):
+    rng = np.random.default_rng(seed)
+    spikes = zip(rng.integers(0, 3, 40), rng.uniform(70, 530, 40), rng.uniform(0.5, 2, 40), strict=True)
+    found = match(plant(list(spikes), noise=1.0, seed=seed), refractory=refractory)
+    assert len(found) > 0
+    assert rows(found) == sorted(rows(found))
+    for unit in range(3):
+        assert (np.diff(found.sample_index[found.unit_index == unit]) > refractory).all()
+    assert ((found.probability > 0) & (found.probability <= 1)).all()
+    assert (found.gain > PARAMS.threshold**2).all()
+
+
+def test_noise_holds_no_spike():
+    noise = np.random.default_rng(0).normal(0, 1, (60_000, NUM_CHANNELS)).astype(np.float32)
+    assert len(match(noise)) == 0
+
+
+def test_noise_of_long_memory_holds_no_spike_once_its_covariance_is_known():
+    rng = np.random.default_rng(0)
+    noise = np.zeros((60_000, NUM_CHANNELS))
+    drive = rng.normal(0, np.sqrt(1 - 0.8**2), noise.shape)
+    for t in range(1, len(noise)):
+        noise[t] = 0.8 * noise[t - 1] + drive[t]
+    banks = [make_bank(0.2 * TEMPLATES, autocovariance, 1.0) for autocovariance in (WHITE, COLOURED)]
+    counts = [len(match(noise.astype(np.float32), bank)) for bank in banks]
+    assert counts[0] > 50
+    assert counts[1] == 0
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(0.3, 0), (0.38, 0), (0.45, 1), (1.0, 1), (2.5, 1)])
+def test_too_small_is_not_the_unit(scale, expected):
+    found = match(plant([(0, CENTRE, scale)]), BANK.select(np.array([0])), min_scale=0.4)
+    assert len(found) == expected
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [(5.0, 1), (20.0, 1), (50.0, 0)])
+def test_threshold(threshold, expected):
+    assert 20**2 < BANK.energy[0] < 50**2
+    assert len(match(plant([(0, CENTRE, 1.0)]), threshold=threshold)) == expected
+
+
+def test_an_upside_down_spike_is_not_the_unit():
+    assert len(match(-plant([(0, CENTRE, 1.0)]))) == 0
+
+
+@pytest.mark.parametrize("time", [0, NUM_SAMPLES - 1, 600 - NUM_SAMPLES, 599])
+def test_nothing_is_matched_within_a_template_of_the_ends(time):
+    found = match(plant([(0, time, 1.0)])).sample_index
+    assert ((found >= NUM_SAMPLES) & (found < 600 - NUM_SAMPLES)).all()
+
+
+def test_probability_is_low_between_two_units_that_are_alike():
+    twin = TEMPLATES[0] * np.float32(1.02)
+    bank = make_bank(np.stack([TEMPLATES[0], twin, TEMPLATES[2]]))
+    between = plant([(0, 200, 1.01), (2, 400, 1.0)], noise=0.1)
+    found = match(between, bank)
+    assert found.probability[found.unit_index < 2] == pytest.approx([0.5], abs=0.2)
+    assert found.probability[found.unit_index == 2] > 0.99
+
+
+def test_permuting_channels_and_units_permutes_the_matches():
+    spikes = [(0, 150, 1.0), (1, 160.4, 1.1), (2, 300, 0.9), (0, 420.2, 1.0)]
+    traces = plant(spikes, noise=1.0)
+    channels, units = np.array([3, 1, 5, 0, 2, 4]), np.array([2, 0, 1])
+    there = match(traces)
+    back = match(traces[:, channels], make_bank(TEMPLATES[units][:, :, channels]))
+    as_before = sorted((int(s), int(units[u])) for s, u in rows(back))
+    assert as_before == rows(there)
+
+
+@given(delay=st.integers(0, 200))
+@settings(max_examples=15)
+def test_shifting_time_shifts_the_matches(delay):
+    spikes = [(0, 150, 1.0), (1, 160.4, 1.1), (2, 300, 0.9)]
+    there = match(plant(spikes))
+    back = match(plant([(u, t + delay, s) for u, t, s in spikes]))
+    np.testing.assert_array_equal(back.sample_index, there.sample_index + delay)
+    np.testing.assert_array_equal(back.unit_index, there.unit_index)
+    np.testing.assert_allclose(back.scale, there.scale, atol=1e-3)
+
+
+def test_same_traces_same_bytes():
+    traces = plant([(0, 150, 1.0), (1, 160.4, 1.1), (2, 300, 0.9)], noise=1.0)
+    before = traces.copy()
+    first, second = match(traces), match(traces)
+    np.testing.assert_array_equal(traces, before)
+    for name in Matches.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+
+
+def test_matches_are_selected_moved_and_joined():
+    found = match(plant([(0, 150, 1.0), (2, 300, 0.9)]))
+    assert rows(found.select(np.array([1]))) == [(300, 2)]
+    assert rows(found.select(found.unit_index == 0).move(-50)) == [(100, 0)]
+    joined = Matches.join([Matches.empty(), found, Matches.empty(), found.move(1000)])
+    assert rows(joined) == [(150, 0), (300, 2), (1150, 0), (1300, 2)]
+    assert joined.sample_index.dtype == np.int64
+    assert joined.scale.dtype == np.float32
+    assert len(Matches.empty()) == 0
