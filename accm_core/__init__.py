@@ -3,7 +3,9 @@
 Public names are imported when first used, so that ``import accm_core`` is quick and needs no torch.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,6 +35,17 @@ _HOME = {
     "write_nwb": "accm_core.io.nwb_write",
 }
 __all__ = ["__version__", *sorted(_HOME)]
+
+
+class _Package(ModuleType):
+    """Keeps `simulate` and `evaluate` the functions: importing their modules would set these names too."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

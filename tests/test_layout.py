@@ -38,6 +38,17 @@ def test_public_names_are_there():
     assert set(accm_core.__all__) <= set(dir(accm_core))
 
 
+@pytest.mark.parametrize(
+    "before",
+    ["pass", "accm_core.simulate, accm_core.evaluate", "import accm_core.simulate, accm_core.evaluate"],
+)
+def test_functions_are_not_hidden_by_the_modules_of_their_name(before):
+    code = (
+        f"import accm_core; {before}; print(*(callable(f) for f in (accm_core.simulate, accm_core.evaluate)))"
+    )
+    assert run_python(code).split() == ["True", "True"]
+
+
 def test_unknown_name_is_refused():
     with pytest.raises(AttributeError, match="nothing_such"):
         accm_core.nothing_such  # noqa: B018
