@@ -1,0 +1,110 @@
+"""Templates that are no unit: planted sums, weak ones and misfits, among units that must stay."""
+
+import numpy as np
+import pytest
+
+from accm_core.params import MatchParams
+from accm_core.sorting.match import Matches, build_bank
+from accm_core.sorting.prune import MIN_MEDIAN_SCALE, find_misfits, find_sums, find_weak
+
+NUM_BEFORE, NUM_SAMPLES, NUM_CHANNELS = 30, 90, 8
+PARAMS = MatchParams()
+WHITE = np.r_[1.0, np.zeros(99)]
+TIME = np.arange(NUM_SAMPLES) - NUM_BEFORE
+
+
+def unit(depth, width, place, delay=0.0):
+    """A spike of a cell near channel ``place``, ``delay`` samples late."""
+    time = (TIME - delay)[:, None]
+    spread = np.exp(-np.abs(np.arange(NUM_CHANNELS) - place) / 1.2)
+    shape = -np.exp(-0.5 * (time / width) ** 2) + 0.3 * np.exp(-0.5 * ((time - 4 * width) / (3 * width)) ** 2)
+    return depth * shape * spread
+
+
+A, B, C = (12, 3.0, 0), (10, 5.0, 3), (15, 4.0, 7)
+UNITS = [unit(*A), unit(*B), unit(*C)]
+
+
+def make_bank(templates):
+    templates = np.stack(templates).astype(np.float32)
+    return build_bank(templates, NUM_BEFORE, WHITE, np.full(len(templates), 0.1))
+
+
+def sums_among(templates):
+    return find_sums(make_bank(templates), PARAMS).tolist()
+
+
+def test_true_units_are_no_sums():
+    assert sums_among(UNITS) == [False] * 3
+
+
+@pytest.mark.parametrize("delay", [-20, -6, 0, 3, 9, 20])
+@pytest.mark.parametrize("position", [0, 3])
+def test_a_sum_of_two_is_found_wherever_it_stands(delay, position):
+    templates = list(UNITS)
+    templates.insert(position, unit(*A) + unit(*B, delay=delay))
+    assert sums_among(templates) == [k == position for k in range(4)]
+
+
+def test_a_sum_of_three_is_found():
+    total = unit(*A) + unit(*B, delay=5) + unit(*C, delay=-7)
+    assert sums_among([*UNITS, total]) == [False, False, False, True]
+
+
+def test_several_sums_are_found_and_do_not_explain_each_other_away():
+    sums = [unit(*A) + unit(*B, delay=delay) for delay in (4, 12)]
+    assert sums_among([*UNITS, *sums]) == [False, False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        unit(14, 3.0, 1),
+        unit(12, 3.2, 0),
+        1.25 * UNITS[0],
+        UNITS[0] + 0.5 * UNITS[1],
+        unit(*A) + unit(20, 8.0, 5),
+    ],
+    ids=["neighbour", "alike", "larger", "half-a-partner", "partner-unknown"],
+)
+def test_what_is_not_the_sum_of_units_stays(other):
+    assert sums_among([*UNITS, other]) == [False] * 4
+
+
+def test_one_unit_or_none():
+    assert sums_among(UNITS[:1]) == [False]
+    empty = make_bank(UNITS).select(np.zeros(3, bool))
+    assert find_sums(empty, PARAMS).tolist() == []
+    assert find_weak(empty, PARAMS).tolist() == []
+
+
+def test_the_bank_is_left_as_it_is():
+    bank = make_bank([*UNITS, UNITS[0] + UNITS[1]])
+    before = bank.correlations.copy(), bank.prior.copy()
+    find_sums(bank, PARAMS)
+    np.testing.assert_array_equal(bank.correlations, before[0])
+    np.testing.assert_array_equal(bank.prior, before[1])
+
+
+def test_weak_templates_are_told_by_their_signal_to_noise_ratio():
+    shape = unit(1, 4.0, 3)
+    snr = np.sqrt(make_bank([shape]).energy[0])
+    bank = make_bank([level / snr * shape for level in (2, 6.9, 7.1, 30)])
+    assert find_weak(bank, MatchParams(min_peak=0)).tolist() == [True, True, False, False]
+    assert find_weak(bank, MatchParams(min_peak=0, min_snr=3)).tolist() == [True, False, False, False]
+
+
+def test_weak_templates_are_told_by_their_height():
+    bank = make_bank([depth * UNITS[2] / np.abs(UNITS[2]).max() for depth in (2.9, 3.1, 9)])
+    assert find_weak(bank, MatchParams(min_snr=2, min_peak=3)).tolist() == [True, False, False]
+
+
+def test_misfits_match_what_is_smaller_than_they_are():
+    scales = {0: [0.9, 1.0, 1.1], 1: [0.5, 0.6, 1.2], 3: [1.5], 4: [MIN_MEDIAN_SCALE]}
+    unit_index = np.repeat(list(scales), [len(s) for s in scales.values()])
+    scale = np.concatenate(list(scales.values())).astype(np.float64)
+    order = np.random.default_rng(0).permutation(len(scale))
+    zeros = np.zeros(len(scale), np.float32)
+    matches = Matches(np.arange(len(scale)), zeros, unit_index[order], scale[order], zeros, zeros)
+    assert find_misfits(matches, 5).tolist() == [False, True, False, False, False]
+    assert find_misfits(Matches.empty(), 2).tolist() == [False, False]

@@ -1,0 +1,157 @@
+"""Mean waveforms against NumPy's mean over the windows themselves."""
+
+import numpy as np
+import pytest
+
+from accm_core.params import RunParams, SignalParams
+from accm_core.signal.chunks import cut_blocks, read_padded
+from accm_core.signal.preprocess import fit_preprocessor
+from accm_core.signal.snippets import LANCZOS_TAPS, cut_snippets
+from accm_core.sorting import templates as module
+from accm_core.sorting.templates import WaveformAverage, Window, average_clusters, sum_waveforms
+from accm_core.types import ArrayRecording
+
+FS = 10_000
+WINDOW = Window(num_before=10, num_samples=30)
+
+
+def make_traces(num_samples=2000, num_channels=3, seed=0):
+    return np.random.default_rng(seed).normal(0, 1, (num_samples, num_channels)).astype(np.float32)
+
+
+def cut_slowly(traces, samples):
+    return np.stack([traces[s - 10 : s + 20] for s in samples])
+
+
+def test_the_margin_holds_the_window_and_its_interpolation():
+    assert WINDOW.margin == 30 + LANCZOS_TAPS
+
+
+def test_sums_of_each_unit():
+    traces = make_traces()
+    samples = np.array([100, 150, 160, 700, 900])
+    units = np.array([4, 2, 4, 7, 4])
+    sums = sum_waveforms(traces, samples, np.zeros(5, np.float32), units, WINDOW)
+    assert sums.units.tolist() == [2, 4, 7]
+    assert sums.counts.tolist() == [1, 3, 1]
+    for row, unit in enumerate(sums.units):
+        waveforms = cut_slowly(traces, samples[units == unit])
+        np.testing.assert_allclose(sums.total[row], waveforms.sum(axis=0), atol=1e-5)
+        np.testing.assert_allclose(sums.total_square[row], (waveforms**2).sum(axis=0), atol=1e-4)
+
+
+def test_spikes_are_aligned_between_samples():
+    time = np.arange(400)[:, None]
+    offset = np.float32([0.4, -0.3])
+    traces = sum(-9 * np.exp(-0.5 * ((time - t) / 4) ** 2) for t in (100.4, 299.7)).astype(np.float32)
+    sums = sum_waveforms(traces, np.array([100, 300]), offset, np.zeros(2, int), WINDOW)
+    expected = -9 * np.exp(-0.5 * ((np.arange(30) - 10) / 4) ** 2)
+    np.testing.assert_allclose(sums.total[0, :, 0] / 2, expected, atol=0.03)
+
+
+def test_no_spikes_give_no_sums():
+    empty = np.zeros(0, np.int64)
+    sums = sum_waveforms(make_traces(), empty, np.zeros(0, np.float32), empty, WINDOW)
+    assert sums.total.shape == (0, 30, 3)
+    assert len(sums.units) == len(sums.counts) == 0
+
+
+def test_average_of_several_blocks():
+    traces, rng = make_traces(), np.random.default_rng(1)
+    samples, units = np.sort(rng.integers(50, 1900, 60)), rng.integers(0, 3, 60)
+    average = WaveformAverage(5, 30, 3)
+    for rows in np.array_split(np.arange(60), 4):
+        offset = np.zeros(len(rows), np.float32)
+        average.add(sum_waveforms(traces, samples[rows], offset, units[rows], WINDOW))
+    assert average.counts.tolist() == [*np.bincount(units, minlength=3), 0, 0]
+    mean, std = average.mean(), average.std()
+    assert mean.shape == std.shape == (5, 30, 3)
+    assert mean.dtype == std.dtype == np.float32
+    for unit in range(3):
+        waveforms = cut_slowly(traces, samples[units == unit])
+        np.testing.assert_allclose(mean[unit], waveforms.mean(axis=0), atol=1e-5)
+        np.testing.assert_allclose(std[unit], waveforms.std(axis=0), atol=1e-4)
+    assert not mean[3:].any()
+    assert not std[3:].any()
+
+
+def test_equal_waveforms_have_no_spread():
+    traces = 1000 + np.zeros((300, 2), np.float32)
+    average = WaveformAverage(1, 30, 2)
+    average.add(
+        sum_waveforms(traces, np.array([50, 99, 200]), np.zeros(3, np.float32), np.zeros(3, int), WINDOW)
+    )
+    assert np.isfinite(average.std()).all()
+    assert average.std().max() < 0.5
+
+
+@pytest.fixture(scope="module")
+def session():
+    """A recording of noise, its preprocessor and its blocks."""
+    traces = make_traces(3 * FS, 4) * 7
+    recording = ArrayRecording(traces=traces, sampling_frequency=FS)
+    blocks = cut_blocks(recording.segments, FS)
+    raw = [read_padded(recording, b.start - 200, b.stop + 200, b.segment) for b in blocks]
+    return recording, fit_preprocessor(raw, np.arange(4), np.zeros((4, 4)), SignalParams(), FS), blocks
+
+
+def average(session, samples, labels, run=None):
+    recording, preprocessor, blocks = session
+    offset = np.linspace(-0.5, 0.5, len(samples)).astype(np.float32)
+    found = average_clusters(
+        recording,
+        preprocessor,
+        blocks,
+        samples,
+        offset,
+        labels,
+        window=WINDOW,
+        run=run or RunParams(num_workers=1),
+    )
+    return found, offset
+
+
+def whitened(session, margin=100):
+    recording, preprocessor, _ = session
+    reach = margin + preprocessor.margin
+    raw = read_padded(recording, -reach, 3 * FS + reach, recording.segments[0])
+    return preprocessor.whiten(preprocessor.filter(raw))
+
+
+def test_clusters_are_averaged_on_whitened_traces_also_at_borders(session):
+    samples = np.array([0, 3, 500, FS - 1, FS, FS + 1, 2 * FS + 77, 3 * FS - 1])
+    labels = np.array([0, 1, -1, 0, 1, 1, 0, 1])
+    found, offset = average(session, samples, labels)
+    assert found.shape == (2, 30, 4)
+    assert found.dtype == np.float32
+    whole = whitened(session)
+    channels = np.tile(np.arange(4), (8, 1))
+    waveforms = cut_snippets(whole, samples + 100, offset, channels, num_before=10, num_samples=30)
+    for label in range(2):
+        np.testing.assert_allclose(found[label], waveforms[labels == label].mean(axis=0), atol=2e-3)
+
+
+def test_at_most_some_spikes_evenly_spread_are_averaged(session, monkeypatch):
+    monkeypatch.setattr(module, "MAX_SPIKES", 3)
+    samples = np.arange(1000, 29_000, 1000)
+    found, offset = average(session, samples, np.zeros(len(samples), int))
+    rows = [0, 14, 27]  # first, middle and last of 28
+    channels = np.tile(np.arange(4), (3, 1))
+    waveforms = cut_snippets(
+        whitened(session), samples[rows] + 100, offset[rows], channels, num_before=10, num_samples=30
+    )
+    np.testing.assert_allclose(found[0], waveforms.mean(axis=0), atol=2e-3)
+
+
+def test_no_clusters(session):
+    found, _ = average(session, np.array([100, 200]), np.array([-1, -1]))
+    assert found.shape == (0, 30, 4)
+
+
+@pytest.mark.parametrize(("chunk_s", "workers"), [(1, 2), (3, 1), (2, 3)])
+def test_same_bytes_whatever_the_chunk_length_and_the_threads(session, chunk_s, workers):
+    rng = np.random.default_rng(0)
+    samples, labels = np.sort(rng.integers(0, 3 * FS, 300)), rng.integers(-1, 4, 300)
+    one, _ = average(session, samples, labels, RunParams(chunk_s=1, num_workers=1))
+    other, _ = average(session, samples, labels, RunParams(chunk_s=chunk_s, num_workers=workers))
+    np.testing.assert_array_equal(one, other)

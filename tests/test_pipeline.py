@@ -1,0 +1,343 @@
+"""Whole sorts of small sessions whose units are known, and of noise, which has none."""
+
+import json
+
+import numpy as np
+import pytest
+
+from accm_core.errors import ParamsError, RecordingError
+from accm_core.evaluate import evaluate
+from accm_core.params import SorterParams
+from accm_core.pipeline import STAGES, find_device, silence_channels, sort
+from accm_core.simulate import simulate
+from accm_core.types import ArrayRecording, Segment
+
+FS = 30_000
+CLEAR = {
+    "probe": "tetrode",
+    "num_units": 4,
+    "snr": (12, 30),
+    "firing": "poisson",
+    "rate_hz": 6.0,
+    "max_similarity": 0.8,
+    "background_units": 10,
+}
+MIN_ACCURACY = 0.95
+
+
+def make_params(*, chunk_s=2.0, num_workers=2, num_steps=80, **groups):
+    """Quick to train; enough for clear units."""
+    learn = {"num_steps": num_steps, "batch_size": 128} | groups.pop("learn", {})
+    return SorterParams(learn=learn, run={"chunk_s": chunk_s, "num_workers": num_workers}, **groups)
+
+
+def make_session(seed=0, duration_s=12, **changes):
+    recording, truth = simulate(seed=seed, duration_s=duration_s, **(CLEAR | changes))
+    return recording.in_memory(), truth
+
+
+def make_noise(num_channels, duration_s, seed=0):
+    traces = np.random.default_rng(seed).normal(0, 8, (duration_s * FS, num_channels)).astype(np.float32)
+    places = np.stack([(np.arange(num_channels) % 2) * 32.0, (np.arange(num_channels) // 2) * 20.0], axis=1)
+    return ArrayRecording(traces=traces, sampling_frequency=FS, channel_locations=places)
+
+
+def trains_of(sorting):
+    return {str(u): sorting.spike_times[sorting.unit_index == k] for k, u in enumerate(sorting.unit_ids)}
+
+
+def assert_same_spikes(first, second):
+    for name in ("sample_index", "unit_index", "amplitude_uV", "probability", "is_overlap"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name)
+    np.testing.assert_array_equal(first.templates.mean, second.templates.mean)
+
+
+@pytest.fixture(scope="module")
+def session():
+    return make_session(duration_s=30)
+
+
+@pytest.fixture(scope="module")
+def sorting(session):
+    return sort(session[0], SorterParams(run={"num_workers": 2}), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def short():
+    """A session that is sorted in several ways, and how it is sorted plainly."""
+    recording, truth = make_session()
+    before = recording.traces.copy()
+    calls = []
+    found = sort(
+        recording,
+        make_params(),
+        device="cpu",
+        on_progress=lambda stage, fraction: calls.append((stage, fraction)),
+    )
+    np.testing.assert_array_equal(recording.traces, before)
+    return recording, truth, found, calls
+
+
+def assert_all_found(found, truth):
+    result = evaluate(trains_of(found), truth.trains())
+    assert result.accuracy.min() > MIN_ACCURACY, str(result)
+    assert result.false_names == (), str(result)
+    assert result.redundant_names == (), str(result)
+
+
+def test_clear_units_are_found(session, sorting):
+    assert_all_found(sorting, session[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_clear_units_are_found_whatever_the_seed(seed):
+    recording, truth = make_session(seed, duration_s=40)
+    assert_all_found(sort(recording, device="cpu", seed=seed), truth)
+
+
+@pytest.mark.slow
+def test_units_of_a_dense_probe_are_found():
+    recording, truth = make_session(3, duration_s=30, probe="poly32", num_channels=16, num_units=8)
+    assert_all_found(sort(recording, device="cpu"), truth)
+
+
+def test_shuffled_truth_fails_the_same_check(session, sorting):
+    truth = session[1]
+    shuffled = np.random.default_rng(0).permutation(truth.unit_index)
+    trains = {name: truth.spike_times[shuffled == k] for k, name in enumerate(truth.unit_names)}
+    result = evaluate(trains_of(sorting), trains)
+    assert result.accuracy.max() < 0.5
+
+
+def test_the_result_describes_the_units(session, sorting):
+    recording, truth = session
+    assert (np.diff(sorting.sample_index) >= 0).all()
+    np.testing.assert_allclose(sorting.spike_times, sorting.sample_index / FS)
+    assert sorting.channel_ids == recording.channel_ids
+    assert sorting.bad_channel_ids == ()
+    assert sorting.labels == ("good",) * 4
+    assert sorting.label_reasons == ("",) * 4
+    assert ((sorting.probability > 0) & (sorting.probability <= 1)).all()
+    assert sorting.probability.mean() > 0.95
+    result = evaluate(trains_of(sorting), truth.trains())
+    for name, matched in zip(truth.unit_names, result.matched_names, strict=True):
+        row, unit = truth.unit_names.index(name), sorting.unit_ids.tolist().index(int(matched))
+        assert sorting.templates.main_channel[unit] == truth.templates.main_channel[row]
+        depth = truth.templates.mean[row].min()
+        # the band-pass takes a little off the peak
+        assert sorting.templates.mean[unit].min() == pytest.approx(depth, rel=0.25)
+        assert np.median(sorting.amplitude_uV[sorting.spikes_of(unit)]) == pytest.approx(depth, rel=0.25)
+    np.testing.assert_array_equal(sorting.quality["num_spikes"], np.bincount(sorting.unit_index))
+    np.testing.assert_allclose(sorting.segment_times, [[0, 30]])
+    rows = sorting.embedding.spike_index
+    assert len(rows) > 0.5 * len(sorting.sample_index)
+    assert len(set(rows.tolist())) == len(rows) == len(sorting.embedding.position)
+    assert rows.max() < len(sorting.sample_index)
+
+
+def test_overlapping_spikes_are_marked(session, sorting):
+    truth = session[1]
+    apart = np.diff(np.sort(truth.spike_times))
+    expected = np.mean(np.r_[apart, 1] < 0.001) + np.mean(np.r_[1, apart] < 0.001)
+    assert sorting.is_overlap.mean() == pytest.approx(expected, abs=0.02)
+
+
+def test_the_provenance_is_enough_to_run_it_again(short):
+    provenance = short[2].provenance
+    assert json.loads(json.dumps(provenance)) == provenance
+    assert SorterParams.model_validate(provenance["params"]) == make_params()
+    assert provenance["seed"] == 0
+    assert provenance["device"] == "cpu"
+    assert provenance["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("chunk_s", "num_workers", "order"), [(2, 2, "C"), (1, 1, "C"), (5, 2, "F")], ids=["again", "1", "5"]
+)
+def test_same_bytes_again_whatever_the_chunk_and_the_threads(short, chunk_s, num_workers, order):
+    recording, _, there, _ = short
+    traces = np.asarray(recording.traces, order=order)
+    same = ArrayRecording(traces=traces, sampling_frequency=FS, channel_locations=recording.channel_locations)
+    back = sort(same, make_params(chunk_s=chunk_s, num_workers=num_workers), device="cpu")
+    assert there.num_units > 0
+    assert_same_spikes(there, back)
+    np.testing.assert_array_equal(there.embedding.position, back.embedding.position)
+
+
+def test_progress_goes_through_every_stage(short):
+    calls = short[3]
+    stages = [stage for stage, _ in calls]
+    assert list(dict.fromkeys(stages)) == list(STAGES)
+    assert stages == sorted(stages, key=STAGES.index)
+    for stage in STAGES:
+        shares = [fraction for name, fraction in calls if name == stage]
+        assert shares == sorted(shares), stage
+        assert shares[-1] == pytest.approx(1.0), stage
+
+
+@pytest.mark.parametrize(
+    ("num_channels", "duration_s", "threshold"),
+    [(4, 10, 5.0), (4, 10, 3.5), (64, 5, 5.0), (64, 3, 4.0)],
+)
+def test_noise_has_no_units(num_channels, duration_s, threshold):
+    """With a low threshold there are peaks, and even clusters, but still no units."""
+    params = make_params(num_steps=40, detect={"threshold": threshold})
+    found = sort(make_noise(num_channels, duration_s), params, device="cpu")
+    assert found.num_units == 0
+    assert len(found.sample_index) == 0
+    assert found.templates.mean.shape == (0, 90, num_channels)
+    assert len(found.provenance["warnings"]) == 1
+    assert found.provenance["warnings"][0].startswith("No units on shank 0: ")
+
+
+def test_too_few_peaks_are_said():
+    found = sort(make_noise(4, 2), make_params(detect={"threshold": 50.0}), device="cpu")
+    assert found.num_units == 0
+    assert found.provenance["warnings"] == ["No units on shank 0: only 0 peaks found."]
+
+
+def test_shanks_are_sorted_apart(short):
+    """One shank's spikes are the same with and without the other."""
+    one, truth, alone, _ = short
+    other = make_noise(3, 12)
+    place = np.array([5, 0, 2, 6])  # of the session's channels among the noise's
+    far = np.setdiff1d(np.arange(7), place)
+    traces, locations = np.zeros((12 * FS, 7), np.float32), np.zeros((7, 2))
+    traces[:, place], traces[:, far] = one.traces, other.traces
+    locations[place], locations[far] = one.channel_locations, other.channel_locations
+    both = ArrayRecording(
+        traces=traces,
+        sampling_frequency=FS,
+        channel_locations=locations,
+        channel_groups=np.where(np.isin(np.arange(7), far), 4, 9),
+    )
+    # the shank's channels keep their order
+    order = np.argsort(place)
+    reordered = ArrayRecording(
+        traces=np.ascontiguousarray(one.traces[:, order]),
+        sampling_frequency=FS,
+        channel_locations=one.channel_locations[order],
+    )
+    expected = sort(reordered, make_params(), device="cpu")
+    calls = []
+    found = sort(
+        both, make_params(), device="cpu", on_progress=lambda stage, share: calls.append((stage, share))
+    )
+    assert expected.num_units == alone.num_units
+    np.testing.assert_array_equal(found.sample_index, expected.sample_index)
+    np.testing.assert_array_equal(found.unit_index, expected.unit_index)
+    np.testing.assert_array_equal(found.templates.mean[:, :, np.sort(place)], expected.templates.mean)
+    assert not found.templates.mean[:, :, far].any()
+    np.testing.assert_array_equal(found.channel_groups, both.channel_groups)
+    assert found.provenance["warnings"][0].startswith("No units on shank 0: ")
+    assert_all_found(found, truth)
+    assert [share for stage, share in calls if stage == "noise"] == [0.5, 1.0]
+
+
+def test_two_shanks_with_units(short):
+    one, truth, _, _ = short
+    two, other = make_session(5)
+    both = ArrayRecording(
+        traces=np.concatenate([one.traces, two.traces], axis=1),
+        sampling_frequency=FS,
+        channel_locations=np.concatenate([one.channel_locations] * 2),  # on top of each other
+        channel_groups=np.repeat([0, 1], 4),
+    )
+    found = sort(both, make_params(), device="cpu")
+    assert found.num_units == 8
+    on_second = found.templates.main_channel >= 4
+    assert not found.templates.mean[on_second][:, :, :4].any()
+    assert not found.templates.mean[~on_second][:, :, 4:].any()
+    trains = trains_of(found)
+    for shank, known in ((~on_second, truth), (on_second, other)):
+        result = evaluate({str(u): trains[str(u)] for u in found.unit_ids[shank]}, known.trains())
+        assert result.accuracy.min() > MIN_ACCURACY, str(result)
+    assert found.unit_ids.tolist() == list(range(8))
+
+
+def test_nothing_in_a_gap_and_nothing_lost_beside_it(short):
+    """What is between the segments is noise a thousand times too large, and never looked at."""
+    recording, truth, _, _ = short
+    gap = (int(5.31 * FS), int(6.02 * FS))
+    traces = recording.traces.copy()
+    traces[slice(*gap)] = np.random.default_rng(0).normal(0, 1e4, (gap[1] - gap[0], 4))
+    segments = (Segment(0, gap[0]), Segment(gap[1], len(traces)))
+    gapped = ArrayRecording(
+        traces=traces,
+        sampling_frequency=FS,
+        channel_locations=recording.channel_locations,
+        segments=segments,
+        t_start=100.0,
+    )
+    found = sort(gapped, make_params(), device="cpu")
+    inside = (found.sample_index >= gap[0]) & (found.sample_index < gap[1])
+    assert not inside.any()
+    observed = (truth.sample_index < gap[0]) | (truth.sample_index >= gap[1])
+    trains = {
+        name: 100.0 + truth.spike_times[observed & (truth.unit_index == k)]
+        for k, name in enumerate(truth.unit_names)
+    }
+    result = evaluate(trains_of(found), trains)
+    assert result.accuracy.min() > MIN_ACCURACY, str(result)
+    # whole spikes within 200 ms of a border: each has a found spike within 0.4 ms
+    to_border = np.abs(truth.sample_index[:, None] - np.r_[0, gap, len(traces)]).min(axis=1)
+    beside = truth.sample_index[observed & (to_border < 0.2 * FS) & (to_border > 0.003 * FS)]
+    assert len(beside) > 8
+    apart = np.abs(beside[:, None] - found.sample_index).min(axis=1)
+    assert (apart < 12).mean() > 0.9
+    np.testing.assert_allclose(found.spike_times, 100.0 + found.sample_index / FS)
+    expected = 100.0 + np.array([[0, gap[0]], [gap[1], len(traces)]]) / FS
+    np.testing.assert_allclose(found.segment_times, expected)
+
+
+def test_a_dead_channel_is_left_out_and_named(short):
+    recording, truth, _, _ = short
+    traces = np.insert(recording.traces, 1, 7.0, axis=1)
+    locations = np.insert(recording.channel_locations, 1, [5.0, 5.0], axis=0)
+    found = sort(
+        ArrayRecording(traces=traces, sampling_frequency=FS, channel_locations=locations),
+        make_params(),
+        device="cpu",
+    )
+    assert found.bad_channel_ids == ("1",)
+    assert found.channel_ids == ("0", "2", "3", "4")
+    np.testing.assert_array_equal(found.channel_locations, recording.channel_locations)
+    assert found.templates.mean.shape[2] == 4
+    assert_all_found(found, truth)
+
+
+def test_constant_channels_alone_are_refused():
+    silent = ArrayRecording(traces=np.zeros((2 * FS, 4), np.float32), sampling_frequency=FS)
+    with pytest.raises(RecordingError, match="All 4 channels are constant after the band-pass"):
+        sort(silent, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cuda:99", "Device 'cuda:99' is not there: torch sees "),
+        ("tpu", "Device 'tpu' is not known. Use auto, cpu, cuda or cuda:N."),
+        ("cuda:x", "Device 'cuda:x' is not known. Use auto, cpu, cuda or cuda:N."),
+        ("", "Device '' is not known. Use auto, cpu, cuda or cuda:N."),
+    ],
+)
+def test_unknown_devices_are_refused_before_anything_is_read(name, message):
+    with pytest.raises(ParamsError) as error:
+        sort(None, device=name)
+    assert str(error.value).startswith(message)
+
+
+def test_known_devices():
+    assert find_device("cpu").type == "cpu"
+    assert find_device("auto").type in ("cpu", "cuda")
+
+
+def test_templates_are_silent_where_they_do_not_stand_out():
+    templates = np.zeros((2, 5, 3), np.float32)
+    templates[0, 2] = [-6.0, 0.49, -0.5]
+    templates[1, 1] = [0.1, 0.2, 9.0]
+    expected = np.zeros_like(templates)
+    expected[0, 2] = [-6.0, 0, -0.5]
+    expected[1, 1] = [0, 0, 9.0]
+    np.testing.assert_array_equal(silence_channels(templates), expected)
