@@ -97,9 +97,15 @@ def test_clear_units_are_found_whatever_the_seed(seed):
 
 
 @pytest.mark.slow
-def test_units_of_a_dense_probe_are_found():
-    recording, truth = make_session(3, duration_s=30, probe="poly32", num_channels=16, num_units=8)
-    assert_all_found(sort(recording, device="cpu"), truth)
+@pytest.mark.parametrize("seed", [3, 4])
+def test_units_of_a_dense_probe_are_found_and_only_they_are_good(seed):
+    recording, truth = make_session(seed, duration_s=30, probe="poly32", num_channels=16, num_units=8)
+    found = sort(recording, device="cpu")
+    result = evaluate(trains_of(found), truth.trains())
+    assert result.well_detected == 8, str(result)
+    assert result.accuracy.mean() > MIN_ACCURACY, str(result)
+    good = {str(u) for u, label in zip(found.unit_ids, found.labels, strict=True) if label == "good"}
+    assert good.isdisjoint(result.false_names), str(result)
 
 
 def test_shuffled_truth_fails_the_same_check(session, sorting):

@@ -1,0 +1,209 @@
+"""Clusters and units that are one neuron, and those that only look alike."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from accm_core.params import MergeParams
+from accm_core.sorting.match import Matches, build_bank
+from accm_core.sorting.merge import _count_pairs, compare_templates, merge_clusters, merge_duplicates
+from accm_core.sorting.templates import WaveformAverage
+from accm_core.types import Peaks, Snippets
+
+FS = 30_000
+NUM_BEFORE, NUM_SAMPLES, NUM_CHANNELS = 30, 90, 6
+SNIPPET_BEFORE, SNIPPET_SAMPLES = 21, 60
+MAX_LAG = 15
+TIME = np.arange(NUM_SAMPLES) - NUM_BEFORE
+WHITE = np.r_[1.0, np.zeros(99)]
+NEAR = np.array([[0, 1, 2, -1], [1, 0, 2, 3], [2, 1, 3, 0], [3, 2, 4, 1], [4, 3, 5, 2], [5, 4, 3, -1]])
+
+
+def unit(depth=12, width=4.0, place=1.5, delay=0):
+    time = (TIME - delay)[:, None]
+    spread = np.exp(-0.5 * ((np.arange(NUM_CHANNELS) - place) / 0.8) ** 2)
+    spread[spread < 0.01] = 0
+    return (
+        depth * (-np.exp(-0.5 * (time / width) ** 2) + 0.4 * np.exp(-0.5 * ((time - 16) / 8) ** 2)) * spread
+    )
+
+
+def make_bank(templates):
+    templates = np.stack(templates).astype(np.float32)
+    return build_bank(templates, NUM_BEFORE, WHITE, np.full(len(templates), 0.1))
+
+
+@pytest.mark.parametrize("delay", [-10, -3, 0, 1, 7])
+def test_a_delayed_template_is_the_same_at_its_lag(delay):
+    """The second must be read ``delay`` samples earlier to lie on the first."""
+    similarity, lag = compare_templates(make_bank([unit(), 2 * unit(delay=delay)]), MAX_LAG)
+    np.testing.assert_allclose(similarity, 1, atol=0.02)
+    np.testing.assert_array_equal(lag, [[0, -delay], [delay, 0]])
+
+
+def test_similarity_is_the_cosine():
+    templates = [unit(place=0), unit(place=0.8), unit(12, 7.0, 0), unit(place=5)]
+    similarity, _ = compare_templates(make_bank(templates), 0)
+    flat = np.stack(templates).reshape(4, -1)
+    lengths = np.linalg.norm(flat, axis=1)
+    np.testing.assert_allclose(similarity, flat @ flat.T / lengths / lengths[:, None], atol=0.03)
+    assert similarity[0, 3] == 0
+
+
+def test_the_lag_keeps_within_its_limit():
+    _, lag = compare_templates(make_bank([unit(), unit(delay=12)]), 5)
+    assert np.abs(lag).max() == 5
+
+
+def make_clusters(clusters, num_spikes=300, noise=1.0, seed=0):
+    """Snippets of clusters given as (template, channel whose neighbourhood cuts them, delay)."""
+    rng = np.random.default_rng(seed)
+    start = NUM_BEFORE - SNIPPET_BEFORE
+    waveforms, channels = [], []
+    for template, channel, delay in clusters:
+        slots = NEAR[channel]
+        window = template[start + delay : start + delay + SNIPPET_SAMPLES]
+        cut = np.where(slots >= 0, window[:, slots], 0.0)
+        waveforms.append(cut + noise * rng.normal(0, 1, (num_spikes, *cut.shape)) * (slots >= 0))
+        channels.append(np.tile(slots, (num_spikes, 1)))
+    count = num_spikes * len(clusters)
+    place = np.repeat([channel for _, channel, _ in clusters], num_spikes)
+    zeros = np.zeros(count, np.float32)
+    peaks = Peaks(np.arange(count), place, zeros, zeros)
+    snippets = Snippets(
+        np.concatenate(waveforms).astype(np.float32), np.concatenate(channels), peaks, SNIPPET_BEFORE
+    )
+    return np.repeat(np.arange(len(clusters)), num_spikes), snippets
+
+
+def merge(clusters, **changes):
+    """Units of clusters given as (template, channel[, delay of the peak within it])."""
+    clusters = [(*cluster, 0)[:3] for cluster in clusters]
+    labels, snippets = make_clusters(clusters)
+    bank = make_bank([np.roll(template, -delay, axis=0) for template, _, delay in clusters])
+    where = np.array([channel for _, channel, _ in clusters])
+    return merge_clusters(labels, snippets, where, bank, MergeParams(**changes), max_lag=MAX_LAG).tolist()
+
+
+A = unit()
+CASES = {
+    "one-unit-on-two-channels": ([(A, 1), (A, 2)], [0, 0]),
+    "on-three": ([(A, 1), (A, 2), (A, 0)], [0, 0, 0]),
+    "peaks-at-other-times": ([(A, 1), (A, 2, 6)], [0, 0]),
+    "earlier": ([(A, 1), (A, 2, -6)], [0, 0]),
+    "same-place-was-compared-before": ([(A, 1), (A, 1)], [0, 1]),
+    "alike-but-two": ([(A, 1), (unit(width=5.5, place=1.9), 2)], [0, 1]),
+    "one-is-smaller": ([(A, 1), (0.7 * A, 2)], [0, 1]),
+    "far-apart": ([(unit(place=0), 0), (unit(place=5), 5)], [0, 1]),
+    "two-units-of-two": ([(A, 1), (unit(place=4.5), 4), (A, 2), (unit(place=4.5), 5)], [0, 1, 0, 1]),
+    "only-one": ([(A, 1)], [0]),
+}
+
+
+@pytest.mark.parametrize(("clusters", "expected"), CASES.values(), ids=CASES.keys())
+def test_clusters_of_one_unit_are_merged_and_others_not(clusters, expected):
+    if expected == [0, 1] and len(clusters) == 2 and clusters[0][1] != clusters[1][1]:
+        # the planted pair must be alike enough to be compared, or have nothing in common
+        similarity, _ = compare_templates(make_bank([clusters[0][0], clusters[1][0]]), MAX_LAG)
+        assert similarity[0, 1] > MergeParams().min_similarity or similarity[0, 1] == 0
+    assert merge(clusters) == expected
+
+
+def test_parameters_of_merging():
+    pair = [(A, 1), (unit(width=5.5, place=1.9), 2)]
+    assert merge(pair, split_threshold=20) == [0, 0]
+    assert merge(pair, split_threshold=20, min_similarity=0.999) == [0, 1]
+
+
+def refractory_train(rng, num_spikes, mean_ms=20.0, refractory_ms=3.0):
+    intervals = refractory_ms + rng.exponential(mean_ms - refractory_ms, num_spikes)
+    return (np.cumsum(intervals) * FS / 1000).astype(np.int64)
+
+
+def make_matches(trains, scales=None):
+    samples = np.concatenate(trains)
+    units = np.repeat(np.arange(len(trains)), [len(t) for t in trains])
+    scale = np.ones(len(samples)) if scales is None else np.array(scales)[units]
+    order = np.lexsort((units, samples))
+    zeros = np.zeros(len(samples), np.float32)
+    return Matches(samples[order], zeros, units[order], scale[order].astype(np.float32), zeros, zeros)
+
+
+def merge_trains(templates, trains, scales=None):
+    matches = make_matches(trains, scales)
+    average = WaveformAverage(len(templates), NUM_SAMPLES, NUM_CHANNELS)
+    average.counts += [len(t) for t in trains]
+    average.total += np.stack(templates) * average.counts[:, None, None]
+    observed = max(int(t.max(initial=0)) for t in trains) + 1
+    return merge_duplicates(
+        make_bank(templates), matches, average, MergeParams(), observed=observed, sampling_frequency=FS
+    )
+
+
+def halves(rng, num_spikes=3000, share=0.6):
+    train = refractory_train(rng, num_spikes)
+    first = rng.random(num_spikes) < share
+    return [train[first], train[~first]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_halves_of_one_neuron_are_merged(seed):
+    trains = halves(np.random.default_rng(seed))
+    matches, average = merge_trains([A, 0.8 * A], trains)
+    assert (matches.unit_index == 0).all()
+    np.testing.assert_array_equal(matches.sample_index, np.sort(np.concatenate(trains)))
+    # what was 1 of the smaller template is 0.8 of the larger
+    assert sorted(set(matches.scale.round(2).tolist())) == [np.float32(0.8).round(2), 1.0]
+    assert average.counts.tolist() == [3000, 0]
+    share = len(trains[0]) / 3000
+    np.testing.assert_allclose(average.mean()[0], A * (share + 0.8 * (1 - share)), atol=0.01)
+    assert not average.mean()[1].any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_neurons_of_the_same_shape_are_not(seed):
+    rng = np.random.default_rng(seed)
+    trains = [refractory_train(rng, 1500, 20), refractory_train(rng, 1500, 20)]
+    matches, average = merge_trains([A, A], trains)
+    assert np.bincount(matches.unit_index).tolist() == [1500, 1500]
+    assert average.counts.tolist() == [1500, 1500]
+
+
+@pytest.mark.parametrize(("other", "merged"), [(A, True), (1.3 * A, True), (unit(width=5.0), False)])
+def test_with_few_spikes_only_the_shape_counts(other, merged):
+    rng = np.random.default_rng(0)
+    trains = [refractory_train(rng, 40, 400), refractory_train(rng, 30, 400)]
+    similarity, _ = compare_templates(make_bank([A, other]), MAX_LAG)
+    assert similarity[0, 1] > MergeParams().duplicate_similarity
+    matches, _ = merge_trains([A, other], trains)
+    assert (len(set(matches.unit_index.tolist())) == 1) is merged
+
+
+def test_the_smaller_goes_to_the_larger_wherever_it_stands():
+    trains = halves(np.random.default_rng(0), share=0.2)
+    matches, average = merge_trains([A, A], trains)
+    assert (matches.unit_index == 1).all()
+    assert average.counts.tolist() == [0, 3000]
+
+
+def test_delayed_halves_are_averaged_in_time():
+    delay = 6
+    _, average = merge_trains([A, unit(delay=delay)], halves(np.random.default_rng(0)))
+    np.testing.assert_allclose(average.mean()[0][:-delay], A[:-delay], atol=0.3)
+
+
+def test_units_of_other_shapes_and_without_spikes_are_left_alone():
+    trains = [*halves(np.random.default_rng(0)), np.zeros(0, np.int64)]
+    matches, average = merge_trains([A, unit(width=7, place=2.5), A], trains)
+    assert average.counts.tolist() == [len(t) for t in trains]
+    np.testing.assert_array_equal(np.bincount(matches.unit_index, minlength=3), average.counts)
+
+
+TRAINS = st.lists(st.integers(0, 300), max_size=30).map(lambda t: np.array(sorted(t), dtype=np.int64))
+
+
+@given(first=TRAINS, second=TRAINS, near=st.integers(0, 20), far=st.integers(20, 80))
+def test_pairs_are_counted_as_by_two_loops(first, second, near, far):
+    expected = sum(near < abs(int(a) - int(b)) <= far for a in first for b in second)
+    assert _count_pairs(first, second, (near, far)) == expected
