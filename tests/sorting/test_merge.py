@@ -94,6 +94,7 @@ CASES = {
     "earlier": ([(A, 1), (A, 2, -6)], [0, 0]),
     "same-place-was-compared-before": ([(A, 1), (A, 1)], [0, 1]),
     "alike-but-two": ([(A, 1), (unit(width=5.5, place=1.9), 2)], [0, 1]),
+    "mirror-images": ([(unit(place=1.2), 1), (unit(place=1.8), 2)], [0, 1]),
     "one-is-smaller": ([(A, 1), (0.7 * A, 2)], [0, 1]),
     "far-apart": ([(unit(place=0), 0), (unit(place=5), 5)], [0, 1]),
     "two-units-of-two": ([(A, 1), (unit(place=4.5), 4), (A, 2), (unit(place=4.5), 5)], [0, 1, 0, 1]),

@@ -76,13 +76,27 @@ def test_average_of_several_blocks():
 
 
 def test_equal_waveforms_have_no_spread():
-    traces = 1000 + np.zeros((300, 2), np.float32)
-    average = WaveformAverage(1, 30, 2)
-    average.add(
-        sum_waveforms(traces, np.array([50, 99, 200]), np.zeros(3, np.float32), np.zeros(3, int), WINDOW)
-    )
+    """Rounding must not make a variance negative."""
+    traces = np.tile(np.random.default_rng(0).normal(0, 100, (100, 2)), (30, 1)).astype(np.float32)
+    average, samples = WaveformAverage(1, 30, 2), np.arange(150, 2800, 100)
+    count = len(samples)
+    average.add(sum_waveforms(traces, samples, np.zeros(count, np.float32), np.zeros(count, int), WINDOW))
     assert np.isfinite(average.std()).all()
     assert average.std().max() < 0.5
+
+
+def test_a_units_sums_are_given_to_another():
+    traces, samples = make_traces(), np.array([100, 250, 400, 700])
+    units = np.array([0, 1, 1, 2])
+    average = WaveformAverage(3, 30, 3)
+    average.add(sum_waveforms(traces, samples, np.zeros(4, np.float32), units, WINDOW))
+    average.give(1, 0, delay=2)
+    assert average.counts.tolist() == [3, 0, 1]
+    assert not average.mean()[1].any()
+    waveforms = cut_slowly(traces, np.array([100, 248, 398]))
+    np.testing.assert_allclose(average.mean()[0, 2:], waveforms.mean(axis=0)[2:], atol=1e-5)
+    np.testing.assert_allclose(average.std()[0, 2:], waveforms.std(axis=0)[2:], atol=1e-4)
+    np.testing.assert_allclose(average.mean()[2], cut_slowly(traces, [700])[0], atol=1e-5)
 
 
 @pytest.fixture(scope="module")

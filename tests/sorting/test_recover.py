@@ -1,0 +1,228 @@
+"""Every planted spike of a recording, once, at its sample; and what is measured on the way."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from accm_core.params import MatchParams, RunParams, SignalParams
+from accm_core.signal.chunks import Block, cut_blocks, read_padded
+from accm_core.signal.preprocess import Preprocessor, fit_preprocessor
+from accm_core.signal.snippets import cut_snippets
+from accm_core.sorting.match import Matches, TemplateBank, build_bank
+from accm_core.sorting.recover import (
+    MAX_SCALE_STD,
+    MIN_SCALE_STD,
+    find_overlaps,
+    measure_scale_std,
+    recover_spikes,
+)
+from accm_core.types import ArrayRecording, Segment
+
+FS = 10_000
+NOISE_UV = 5.0
+NUM_BEFORE, NUM_SAMPLES = 10, 30
+PARAMS = MatchParams()
+PLANTED = [  # sample, unit
+    (200, 0),
+    (FS - 1, 0),
+    (FS, 1),
+    (FS + 40, 0),  # overlaps the one after
+    (FS + 46, 1),
+    (2 * FS - 2, 1),
+    (2 * FS + 3, 0),
+    (2 * FS + 3, 2),  # on channels of its own
+    (2 * FS + 4000, 2),
+    (3 * FS - 300, 1),
+]
+IS_CLEAN = np.array([True, *[False] * 6, True, True, True])  # no other spike on its channels
+
+
+def spike(unit):
+    time = np.arange(-30, 60)[:, None]
+    width, place = ((2.0, 0), (3.5, 1), (2.5, 5))[unit]
+    spread = np.exp(-np.abs(np.arange(6) - place) / 0.6)
+    return -120 * (np.exp(-0.5 * (time / width) ** 2) - 0.3 * np.exp(-0.5 * ((time - 9) / 5) ** 2)) * spread
+
+
+@dataclass(frozen=True)
+class Session:
+    recording: ArrayRecording
+    preprocessor: Preprocessor
+    blocks: list[Block]
+    bank: TemplateBank
+
+
+def make_session(planted=PLANTED, segments=(), duration_s=3):
+    traces = np.random.default_rng(0).normal(0, NOISE_UV, (duration_s * FS, 6))
+    for sample, unit in planted:
+        traces[sample - 30 : sample + 60] += spike(unit)
+    recording = ArrayRecording(
+        traces=traces.astype(np.float32), sampling_frequency=FS, segments=tuple(segments)
+    )
+    blocks = cut_blocks(recording.segments, FS)
+    raw = [read_padded(recording, b.start - 200, b.stop + 200, b.segment) for b in blocks]
+    preprocessor = fit_preprocessor(raw, np.arange(6), np.zeros((6, 6)), SignalParams(), FS)
+    clean = np.zeros((2000, 6), np.float32)
+    templates = []
+    for unit in range(3):
+        clean[:] = 0
+        clean[970:1060] = spike(unit)
+        whitened = preprocessor.whiten(preprocessor.filter(clean))
+        start = 1000 - preprocessor.margin - NUM_BEFORE
+        templates.append(whitened[start : start + NUM_SAMPLES])
+    templates = np.stack(templates)
+    templates[:, :, np.abs(templates).max(axis=(0, 1)) < 0.5] = 0
+    templates = np.where(np.abs(templates).max(axis=1, keepdims=True) >= 0.5, templates, 0)
+    bank = build_bank(templates.astype(np.float32), NUM_BEFORE, preprocessor.autocovariance, np.full(3, 0.1))
+    return Session(recording, preprocessor, blocks, bank)
+
+
+def recover(session, *, whitened=False, run=None, blocks=None, on_block=None):
+    return recover_spikes(
+        session.recording,
+        session.preprocessor,
+        session.blocks if blocks is None else blocks,
+        session.bank,
+        PARAMS,
+        whitened=whitened,
+        run=run or RunParams(num_workers=1),
+        on_block=on_block,
+    )
+
+
+@pytest.fixture(scope="module")
+def session():
+    return make_session()
+
+
+def assert_found(matches, planted):
+    """Each spike once; one that overlaps another may be a sample off."""
+    samples, units = np.array(planted).T
+    assert matches.unit_index.tolist() == units.tolist()
+    np.testing.assert_allclose(matches.sample_index, samples, atol=1)
+
+
+def test_every_spike_once_also_at_the_borders_of_blocks(session):
+    matches, _ = recover(session)
+    assert_found(matches, PLANTED)
+    np.testing.assert_allclose(matches.scale[IS_CLEAN], 1, atol=0.05)
+    assert (np.diff(matches.sample_index) >= 0).all()
+
+
+def test_only_the_blocks_that_are_given(session):
+    matches, _ = recover(session, blocks=[session.blocks[1]])
+    assert_found(matches, [(s, u) for s, u in PLANTED if FS <= s < 2 * FS])
+
+
+def test_no_blocks_or_no_spikes(session):
+    matches, average = recover(session, blocks=[])
+    assert len(matches) == 0
+    assert average.counts.tolist() == [0, 0, 0]
+    matches, average = recover(make_session([]))
+    assert len(matches) == 0
+    assert not average.mean().any()
+
+
+@pytest.mark.parametrize("whitened", [False, True])
+def test_the_average_is_that_of_the_clean_spikes(session, whitened):
+    _, average = recover(session, whitened=whitened)
+    reach = 100 + session.preprocessor.margin
+    raw = read_padded(session.recording, -reach, 3 * FS + reach, session.recording.segments[0])
+    traces = session.preprocessor.filter(raw)
+    if whitened:
+        traces = session.preprocessor.whiten(traces)
+    matches, _ = recover(session)
+    for unit in range(3):
+        own = np.flatnonzero(IS_CLEAN & (matches.unit_index == unit))
+        assert average.counts[unit] == len(own)
+        waveforms = cut_snippets(
+            traces,
+            matches.sample_index[own] + 100,
+            matches.offset[own],
+            np.tile(np.arange(6), (len(own), 1)),
+            num_before=NUM_BEFORE,
+            num_samples=NUM_SAMPLES,
+        )
+        expected = waveforms.mean(axis=0)
+        np.testing.assert_allclose(average.mean()[unit], expected, atol=1e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("chunk_s", "workers"), [(1, 2), (3, 1), (2, 3)])
+def test_same_bytes_whatever_the_chunk_length_and_the_threads(session, chunk_s, workers):
+    one, one_average = recover(session, run=RunParams(chunk_s=1, num_workers=1))
+    other, other_average = recover(session, run=RunParams(chunk_s=chunk_s, num_workers=workers))
+    for name in Matches.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+    np.testing.assert_array_equal(one_average.mean(), other_average.mean())
+
+
+def test_spikes_beside_a_gap_are_found_and_none_in_it():
+    segments = (Segment(0, FS + 20), Segment(FS + 60, 3 * FS))
+    session = make_session([(FS + 2, 0), (FS + 40, 1), (FS + 85, 1), (2 * FS, 2)], segments)
+    matches, _ = recover(session)
+    assert_found(matches, [(FS + 2, 0), (FS + 85, 1), (2 * FS, 2)])
+
+
+def test_progress_reaches_one(session):
+    shares = []
+    recover(session, on_block=shares.append)
+    assert shares[-1] == 1.0
+
+
+def make_matches(samples, units, scale=None):
+    samples, units = np.asarray(samples, np.int64), np.asarray(units, np.int64)
+    zeros = np.zeros(len(samples), np.float32)
+    scale = np.ones(len(samples)) if scale is None else scale
+    return Matches(samples, zeros, units, scale.astype(np.float32), zeros, zeros)
+
+
+@given(data=st.data(), reach=st.integers(0, 40))
+def test_overlaps_as_by_two_loops(session, data, reach):
+    spikes = data.draw(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 2)), max_size=25).map(sorted))
+    samples, units = np.array(spikes, dtype=np.int64).reshape(-1, 2).T
+    touches = session.bank.pair_row >= 0
+    expected = [
+        any(
+            j != i and abs(samples[i] - samples[j]) <= reach and touches[units[i], units[j]]
+            for j in range(len(samples))
+        )
+        for i in range(len(samples))
+    ]
+    assert find_overlaps(make_matches(samples, units), session.bank, reach).tolist() == expected
+
+
+def draw_scales(session, unit, std, num_spikes=4000):
+    """Fitted scales of a unit: its own spread, the noise of the fit, and the prior's pull."""
+    rng = np.random.default_rng(0)
+    energy, prior = float(session.bank.energy[unit]), float(session.bank.prior[unit])
+    free = rng.normal(1, std, num_spikes) + rng.normal(0, energy**-0.5, num_spikes)
+    return (free * energy + prior) / (energy + prior)
+
+
+@pytest.mark.parametrize("std", [0.08, 0.15, 0.25])
+def test_the_spread_of_scales_is_measured_without_noise_and_prior(session, std):
+    scale = draw_scales(session, 1, std)
+    matches = make_matches(np.arange(len(scale)), np.ones(len(scale)), scale)
+    found = measure_scale_std(matches, session.bank, PARAMS)
+    assert found[1] == pytest.approx(std, rel=0.12)
+    np.testing.assert_allclose(found[[0, 2]], PARAMS.scale_std)
+
+
+def test_small_spikes_of_far_neurons_do_not_widen_the_spread(session):
+    scale = np.r_[draw_scales(session, 1, 0.1), np.linspace(0.4, 0.7, 400)]
+    matches = make_matches(np.arange(len(scale)), np.ones(len(scale)), scale)
+    assert measure_scale_std(matches, session.bank, PARAMS)[1] == pytest.approx(0.1, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("num_spikes", "std", "expected"),
+    [(49, 0.2, PARAMS.scale_std), (4000, 0.0, MIN_SCALE_STD), (4000, 1.5, MAX_SCALE_STD), (0, 0, 0.1)],
+    ids=["few", "none", "wild", "no-spikes"],
+)
+def test_bounds_of_the_spread(session, num_spikes, std, expected):
+    scale = draw_scales(session, 2, std, num_spikes)
+    matches = make_matches(np.arange(num_spikes), np.full(num_spikes, 2), scale)
+    assert measure_scale_std(matches, session.bank, PARAMS)[2] == pytest.approx(expected)
