@@ -178,10 +178,11 @@ def test_filtered_and_whitened_traces():
     preprocessor = fit(raw, distances=LINE)
     filtered = [preprocessor.filter(block) for block in raw]
     assert filtered[0].shape == (60_000 - 2 * preprocessor.margin, 6)
-    np.testing.assert_allclose(measure_noise(np.concatenate(filtered)), preprocessor.noise_levels_uV)
+    levels = measure_noise(np.concatenate(filtered))
+    np.testing.assert_allclose(levels, preprocessor.noise_levels_uV, rtol=0.03)
     white = preprocessor.whiten(np.concatenate(filtered))
     assert white.dtype == np.float32
-    np.testing.assert_allclose(measure_noise(white), 1, rtol=0.01)
+    np.testing.assert_allclose(measure_noise(white), 1, rtol=0.03)
     assert preprocessor.autocovariance[0] == pytest.approx(1, rel=0.05)
 
 
