@@ -1,4 +1,4 @@
-"""The errors that accm raises on purpose. Each message says what is wrong, the value, the limit and the remedy."""
+"""The errors that accm raises on purpose; each message says what is wrong and what to do."""
 
 
 class AccmError(Exception):

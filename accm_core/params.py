@@ -120,8 +120,8 @@ class MatchParams(_Group):
     """Least signal-to-noise ratio of a unit; 2 above the threshold, 2 % of its spikes are missed."""
     min_peak: Annotated[float, Field(ge=0, le=50)] = 3.0
     """Least height of a unit's template on its main channel, in noise levels."""
-    scale_std: Annotated[float, Field(gt=0, le=2)] = 0.1
-    """Standard deviation of a spike's amplitude over its template's, until it is measured for each unit."""
+    scale_std: Annotated[float, Field(ge=0.05, le=1)] = 0.1
+    """Largest standard deviation of a unit's amplitudes, as a share; wider takes in small foreign spikes."""
     min_scale: Annotated[float, Field(ge=0, le=1)] = 0.4
     """Spikes smaller than this share of their template are not its own."""
     refractory_ms: Positive = 0.8

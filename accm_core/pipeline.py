@@ -19,13 +19,7 @@ from accm_core.signal.preprocess import Preprocessor, fit_preprocessor
 from accm_core.sorting.cluster import cluster_neighborhoods
 from accm_core.sorting.match import TemplateBank, build_bank
 from accm_core.sorting.merge import merge_clusters, merge_duplicates
-from accm_core.sorting.prune import (
-    MIN_MEDIAN_SCALE,
-    find_misfits,
-    find_sums,
-    find_weak,
-    measure_median_scale,
-)
+from accm_core.sorting.prune import find_misfits, find_sums, find_weak
 from accm_core.sorting.recover import measure_scale_std, recover_spikes
 from accm_core.sorting.result import ShankResult, build_sorting
 from accm_core.sorting.templates import Window, average_clusters
@@ -199,7 +193,8 @@ def _sort_shank(shank: _Shank) -> ShankResult:
         run=params.run,
         on_block=shank.report("match"),
     )
-    is_unit = ~(find_weak(bank, params.match) | find_misfits(matches, len(bank.energy)))
+    weak = find_weak(bank, average.mean(), preprocessor.noise_levels_uV, params.match)
+    is_unit = ~(weak | find_misfits(matches, len(bank.energy)))
     logger.info("%d units of %d templates", is_unit.sum(), len(is_unit))
     if not is_unit.any():
         return ShankResult.without_units(preprocessor, "no template stands out of the noise")
@@ -287,9 +282,6 @@ def _refine_templates(
     )
     refined = average.counts > params.cluster.min_size
     templates = np.where(refined[:, None, None], silence_channels(average.mean()), bank.templates)
-    # a template that mostly matches smaller spikes comes down to their size
-    medians = measure_median_scale(matches, len(templates))
-    templates[medians < MIN_MEDIAN_SCALE] *= medians[medians < MIN_MEDIAN_SCALE, None, None]
     scale_std = measure_scale_std(matches, bank, params.match)
     fires = np.bincount(matches.unit_index, minlength=len(bank.energy)) > 0
     return _build_bank(shank, preprocessor, templates[fires], scale_std[fires])

@@ -169,7 +169,8 @@ class Peaks:
         for name in ("channel_index", "amplitude", "offset"):
             if getattr(self, name).shape != num_peaks:
                 raise RecordingError(
-                    f"Peaks.{name} has shape {getattr(self, name).shape}; it must be that of sample_index, {num_peaks}."
+                    f"Peaks.{name} has shape {getattr(self, name).shape}; "
+                    f"it must be that of sample_index, {num_peaks}."
                 )
 
     def __len__(self) -> int:
@@ -326,7 +327,7 @@ class Sorting:
         return np.flatnonzero(self.unit_index == unit_index)
 
     def to_spikeinterface(self) -> Any:
-        """Return the units as a SpikeInterface ``NumpySorting``; unit ids are kept, labels become ``quality``."""
+        """Return a SpikeInterface ``NumpySorting``; unit ids are kept, labels become ``quality``."""
         from accm_core.io.spikeinterface import sorting_to_spikeinterface
 
         return sorting_to_spikeinterface(self)

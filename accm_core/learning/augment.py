@@ -6,7 +6,7 @@ from accm_core.params import LearnParams, to_samples
 
 
 class Augmenter:
-    """Draws views: amplitude, collision with another spike, channel dropout, jitter, the recording's own noise.
+    """Draws views: amplitude, collision with another spike, jitter, channel dropout, the recording's noise.
 
     The noise is what teaches the encoder its metric: snippets of the recording itself, at full
     strength, between spikes, so that its covariance over time and channels is the true one.

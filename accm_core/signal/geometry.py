@@ -4,7 +4,7 @@ import numpy as np
 
 
 def channel_distances(channel_locations: np.ndarray, has_geometry: bool) -> np.ndarray:
-    """Distance between channels, (n_channels, n_channels), µm; zero between all where positions are unknown."""
+    """Distance between channels, (n_channels, n_channels), µm; all zero where positions are unknown."""
     if not has_geometry:
         return np.zeros((len(channel_locations), len(channel_locations)))
     return np.linalg.norm(channel_locations[:, None] - channel_locations[None], axis=-1)

@@ -1,4 +1,4 @@
-"""Embedding to clusters, by binary decisions: are these two one unit?
+"""Embedding to clusters, by binary decisions on whether two of them are one.
 
 The points are cut into many small parcels; then, again and again, the two nearest parcels that have
 not been compared are projected on the line that separates them best, and a test of unimodality
@@ -252,8 +252,8 @@ def _distance(expected):  # type: ignore[no-untyped-def]
 @numba.njit(cache=True, nogil=True)
 def _fit_rise_fall(values):  # type: ignore[no-untyped-def]
     """Least-squares fit that rises up to some place and falls from there, and that place."""
-    rise, rise_error = _fit_rise(values)
-    fall, fall_error = _fit_rise(values[::-1])
+    _, rise_error = _fit_rise(values)
+    _, fall_error = _fit_rise(values[::-1])
     count = len(values)
     peak, smallest = 0, np.inf
     for k in range(count):

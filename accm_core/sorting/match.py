@@ -346,7 +346,7 @@ def _is_largest(best_gain, t, reach):  # type: ignore[no-untyped-def]
     for s in range(max(t - reach, 0), t):
         if best_gain[s] >= best_gain[t]:
             return False
-    for s in range(t + 1, min(t + reach + 1, len(best_gain))):
+    for s in range(t + 1, min(t + reach + 1, len(best_gain))):  # noqa: SIM110  numba compiles no generator
         if best_gain[s] > best_gain[t]:
             return False
     return True

@@ -15,7 +15,7 @@ MAX_PER_CLUSTER = 1000
 REFRACTORY_MS = 2.0
 """A neuron hardly fires again within this time; the shortest lags are left out, as overlaps blur them."""
 MIN_EXPECTED, MAX_SHARE = 10, 0.2
-"""Pairs within the refractory time expected by chance that make a test; share of them that one neuron stays below."""
+"""Pairs in the refractory time that chance must give to make a test, and the share of them one neuron has."""
 LOST_IN_NOISE = 3.0
 """Difference of two templates, in noise levels, that spikes cannot show."""
 

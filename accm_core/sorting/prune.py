@@ -15,10 +15,29 @@ SCALE_TOLERANCE = 0.3
 """In a true sum each of them has about its own amplitude: its scale is this close to 1."""
 
 
-def find_weak(bank: TemplateBank, params: MatchParams) -> np.ndarray:
-    """Mask of templates too small to be recovered, in all or at their peak, (n_units,), bool."""
-    peaks = np.abs(bank.templates).max(axis=(1, 2), initial=0)
-    return (np.sqrt(bank.energy) < params.min_snr) | (peaks < params.min_peak)
+def find_weak(
+    bank: TemplateBank,
+    mean_uV: np.ndarray,
+    noise_levels_uV: np.ndarray,
+    params: MatchParams,  # noqa: N803
+) -> np.ndarray:
+    """Mask of units too small to be recovered, in all or at their peak.
+
+    Parameters
+    ----------
+    bank : TemplateBank
+    mean : ndarray of shape (n_units, n_samples, n_channels)
+        Band-passed mean waveforms, µV; zero for a unit without a clean spike.
+    noise_levels : ndarray of shape (n_channels,)
+        Of the band-passed traces, µV.
+    params : MatchParams
+
+    Returns
+    -------
+    ndarray of shape (n_units,), bool
+    """
+    heights = (np.abs(mean).max(axis=1) / noise_levels).max(axis=1, initial=0)
+    return (np.sqrt(bank.energy) < params.min_snr) | ((heights > 0) & (heights < params.min_peak))
 
 
 def find_sums(bank: TemplateBank, params: MatchParams) -> np.ndarray:
@@ -62,14 +81,19 @@ def find_sums(bank: TemplateBank, params: MatchParams) -> np.ndarray:
     return is_sum
 
 
-def measure_median_scale(matches: Matches, num_units: int) -> np.ndarray:
-    """Median scale of each unit's matches, (n_units,), float64; 1 for a unit without any."""
+def find_misfits(matches: Matches, num_units: int) -> np.ndarray:
+    """Mask of units that mostly match what is smaller than they are, as spikes of far neurons are.
+
+    Parameters
+    ----------
+    matches : Matches
+    num_units : int
+
+    Returns
+    -------
+    ndarray of shape (n_units,), bool
+    """
     medians = np.ones(num_units)
     for unit in np.unique(matches.unit_index):
         medians[unit] = np.median(matches.scale[matches.unit_index == unit])
-    return medians
-
-
-def find_misfits(matches: Matches, num_units: int) -> np.ndarray:
-    """Mask of units that mostly match what is smaller than they are: spikes of far neurons, (n_units,), bool."""
-    return measure_median_scale(matches, num_units) < MIN_MEDIAN_SCALE
+    return medians < MIN_MEDIAN_SCALE

@@ -18,8 +18,8 @@ MAX_DEVIATION = 0.35
 
 MIN_SCALES = 50
 """Spikes from which the spread of a unit's scale is measured."""
-MIN_SCALE_STD, MAX_SCALE_STD = 0.05, 0.3
-"""Bounds of the spread: neurons vary at least a little, and one that varies more is several."""
+MIN_SCALE_STD = 0.05
+"""Neurons vary at least a little."""
 
 
 def recover_spikes(
@@ -96,7 +96,7 @@ def measure_scale_std(matches: Matches, bank: TemplateBank, params: MatchParams)
     bank : TemplateBank
         That gave the matches.
     params : MatchParams
-        ``scale_std`` for units with few spikes.
+        ``scale_std`` is the upper bound, and for units with few spikes the value.
 
     Returns
     -------
@@ -115,7 +115,7 @@ def measure_scale_std(matches: Matches, bank: TemplateBank, params: MatchParams)
             middle, high = np.percentile(scale, [50, 84])
             free = (high - middle) * (1 + bank.prior[unit] / bank.energy[unit])
             scale_std[unit] = np.sqrt(max(free**2 - 1 / bank.energy[unit], 0))
-    return np.clip(scale_std, MIN_SCALE_STD, MAX_SCALE_STD)
+    return np.clip(scale_std, MIN_SCALE_STD, params.scale_std)
 
 
 def find_overlaps(matches: Matches, bank: TemplateBank, reach: int) -> np.ndarray:

@@ -93,7 +93,7 @@ class WaveformAverage:
         self.counts[sums.units] += sums.counts
 
     def give(self, source: int, target: int, *, delay: int) -> None:
-        """Add the sums of unit ``source``, ``delay`` samples later, to ``target`` and leave it without any."""
+        """Move the sums of unit ``source``, ``delay`` samples later, over to ``target``."""
         for sums in (self.total, self.total_square):
             sums[target] += np.roll(sums[source], delay, axis=0)
             sums[source] = 0
