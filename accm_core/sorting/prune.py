@@ -17,9 +17,9 @@ SCALE_TOLERANCE = 0.3
 
 def find_weak(
     bank: TemplateBank,
-    mean_uV: np.ndarray,
-    noise_levels_uV: np.ndarray,
-    params: MatchParams,  # noqa: N803
+    mean: np.ndarray,
+    noise_levels: np.ndarray,
+    params: MatchParams,
 ) -> np.ndarray:
     """Mask of units too small to be recovered, in all or at their peak.
 
