@@ -75,7 +75,7 @@ def test_one_unit_or_none():
     assert sums_among(UNITS[:1]) == [False]
     empty = make_bank(UNITS).select(np.zeros(3, bool))
     assert find_sums(empty, PARAMS).tolist() == []
-    assert find_weak(empty, PARAMS).tolist() == []
+    assert weak_among([], bank=empty) == []
 
 
 def test_the_bank_is_left_as_it_is():
@@ -86,17 +86,29 @@ def test_the_bank_is_left_as_it_is():
     np.testing.assert_array_equal(bank.prior, before[1])
 
 
-def test_weak_templates_are_told_by_their_signal_to_noise_ratio():
+def weak_among(heights, bank, **changes):
+    """Of units that are that high on one channel whose noise is 4 µV; the others' noise is 8."""
+    mean = np.zeros((len(heights), NUM_SAMPLES, NUM_CHANNELS), np.float32)
+    mean[:, NUM_BEFORE, 2] = heights
+    noise = np.full(NUM_CHANNELS, 8.0)
+    noise[2] = 4.0
+    return find_weak(bank, mean, noise, MatchParams(**changes)).tolist()
+
+
+def test_weak_units_are_told_by_their_signal_to_noise_ratio():
     shape = unit(1, 4.0, 3)
     snr = np.sqrt(make_bank([shape]).energy[0])
     bank = make_bank([level / snr * shape for level in (2, 6.9, 7.1, 30)])
-    assert find_weak(bank, MatchParams(min_peak=0)).tolist() == [True, True, False, False]
-    assert find_weak(bank, MatchParams(min_peak=0, min_snr=3)).tolist() == [True, False, False, False]
+    assert weak_among([-100] * 4, bank, min_snr=7) == [True, True, False, False]
+    assert weak_among([-100] * 4, bank, min_snr=3) == [True, False, False, False]
 
 
-def test_weak_templates_are_told_by_their_height():
-    bank = make_bank([depth * UNITS[2] / np.abs(UNITS[2]).max() for depth in (2.9, 3.1, 9)])
-    assert find_weak(bank, MatchParams(min_snr=2, min_peak=3)).tolist() == [True, False, False]
+def test_weak_units_are_told_by_their_height():
+    """A unit whose spikes all overlap has no mean waveform; that is no reason to drop it."""
+    bank = make_bank([UNITS[2]] * 5)
+    heights = [-11.9, -12.1, 12.1, -100, 0]
+    assert weak_among(heights, bank, min_peak=3) == [True, False, False, False, False]
+    assert weak_among(heights, bank, min_peak=3.1) == [True, True, True, False, False]
 
 
 def test_misfits_match_what_is_smaller_than_they_are():

@@ -13,7 +13,6 @@ from accm_core.signal.preprocess import Preprocessor, fit_preprocessor
 from accm_core.signal.snippets import cut_snippets
 from accm_core.sorting.match import Matches, TemplateBank, build_bank
 from accm_core.sorting.recover import (
-    MAX_SCALE_STD,
     MIN_SCALE_STD,
     _drop_doubles,
     find_overlaps,
@@ -26,6 +25,7 @@ FS = 10_000
 NOISE_UV = 5.0
 NUM_BEFORE, NUM_SAMPLES = 10, 30
 PARAMS = MatchParams()
+WIDE = MatchParams(scale_std=0.3)
 PLANTED = [  # sample, unit
     (200, 0),
     (FS - 1, 0),
@@ -217,28 +217,27 @@ def draw_scales(session, unit, std, num_spikes=4000):
     return (free * energy + prior) / (energy + prior)
 
 
-@pytest.mark.parametrize("std", np.linspace(MIN_SCALE_STD, MAX_SCALE_STD, 5)[1:4])
+@pytest.mark.parametrize("std", [0.08, 0.15, 0.25])
 def test_the_spread_of_scales_is_measured_without_noise_and_prior(session, std):
     scale = draw_scales(session, 1, std)
     matches = make_matches(np.arange(len(scale)), np.ones(len(scale)), scale)
-    found = measure_scale_std(matches, session.bank, PARAMS)
+    found = measure_scale_std(matches, session.bank, WIDE)
     assert found[1] == pytest.approx(std, rel=0.1)
-    np.testing.assert_allclose(found[[0, 2]], PARAMS.scale_std)
+    np.testing.assert_allclose(found[[0, 2]], 0.3)
 
 
 def test_small_spikes_of_far_neurons_do_not_widen_the_spread(session):
-    std = (MIN_SCALE_STD + MAX_SCALE_STD) / 2
-    scale = np.r_[draw_scales(session, 1, std), np.linspace(0.4, 0.7, 400)]
+    scale = np.r_[draw_scales(session, 1, 0.15), np.linspace(0.4, 0.7, 400)]
     matches = make_matches(np.arange(len(scale)), np.ones(len(scale)), scale)
-    assert measure_scale_std(matches, session.bank, PARAMS)[1] == pytest.approx(std, rel=0.25)
+    assert measure_scale_std(matches, session.bank, WIDE)[1] == pytest.approx(0.15, rel=0.25)
 
 
 @pytest.mark.parametrize(
     ("num_spikes", "std", "expected"),
-    [(49, 0.2, PARAMS.scale_std), (4000, 0.0, MIN_SCALE_STD), (4000, 1.5, MAX_SCALE_STD), (0, 0, 0.1)],
+    [(49, 0.15, 0.3), (4000, 0.0, MIN_SCALE_STD), (4000, 1.5, 0.3), (0, 0, 0.3)],
     ids=["few", "none", "wild", "no-spikes"],
 )
 def test_bounds_of_the_spread(session, num_spikes, std, expected):
     scale = draw_scales(session, 2, std, num_spikes)
     matches = make_matches(np.arange(num_spikes), np.full(num_spikes, 2), scale)
-    assert measure_scale_std(matches, session.bank, PARAMS)[2] == pytest.approx(expected)
+    assert measure_scale_std(matches, session.bank, WIDE)[2] == pytest.approx(expected)
