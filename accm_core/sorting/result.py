@@ -170,6 +170,9 @@ def _collect_units(shank: ShankResult, channels: np.ndarray, sampling_frequency:
     kept = is_unit & (np.bincount(matches.unit_index, minlength=len(mean)) > 0)
     matches = matches.select(kept[matches.unit_index])
     is_overlap = find_overlaps(matches, bank, to_samples(OVERLAP_MS, sampling_frequency))
+    # the matched scale leans towards 1 as its prior says; the amplitude is what the traces say
+    energy, prior = bank.energy[matches.unit_index], bank.prior[matches.unit_index]
+    scale = (matches.scale * (energy + prior) - prior) / energy
     mean, std = mean[kept], std[kept]
     matches = replace(matches, unit_index=(np.cumsum(kept) - 1)[matches.unit_index])
     main = np.ptp(mean, axis=1).argmax(axis=1)
@@ -181,9 +184,8 @@ def _collect_units(shank: ShankResult, channels: np.ndarray, sampling_frequency:
     wide_std = np.zeros_like(wide)
     wide_std[:, :, place] = std
     embedded, position = _place_embedding(shank, matches, main, sampling_frequency)
-    return _Units(
-        wide, wide_std, matches, matches.scale * extremum[matches.unit_index], is_overlap, embedded, position
-    )
+    amplitude = scale * extremum[matches.unit_index]
+    return _Units(wide, wide_std, matches, amplitude, is_overlap, embedded, position)
 
 
 def _place_embedding(
