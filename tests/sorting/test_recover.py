@@ -1,6 +1,6 @@
 """Every planted spike of a recording, once, at its sample; and what is measured on the way."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -209,27 +209,33 @@ def test_overlaps_as_by_two_loops(session, data, reach):
     assert find_overlaps(make_matches(samples, units), session.bank, reach).tolist() == expected
 
 
-def draw_scales(session, unit, std, num_spikes=4000):
+@pytest.fixture(scope="module")
+def weak_bank(session):
+    """Units of signal-to-noise ratio 10: noise alone spreads their scales by 0.1."""
+    return replace(session.bank, energy=np.full(3, 100.0), prior=np.full(3, 60.0))
+
+
+def draw_scales(bank, unit, std, num_spikes=4000):
     """Fitted scales of a unit: its own spread, the noise of the fit, and the prior's pull."""
     rng = np.random.default_rng(0)
-    energy, prior = float(session.bank.energy[unit]), float(session.bank.prior[unit])
+    energy, prior = float(bank.energy[unit]), float(bank.prior[unit])
     free = rng.normal(1, std, num_spikes) + rng.normal(0, energy**-0.5, num_spikes)
     return (free * energy + prior) / (energy + prior)
 
 
 @pytest.mark.parametrize("std", [0.08, 0.15, 0.25])
-def test_the_spread_of_scales_is_measured_without_noise_and_prior(session, std):
-    scale = draw_scales(session, 1, std)
+def test_the_spread_of_scales_is_measured_without_noise_and_prior(weak_bank, std):
+    scale = draw_scales(weak_bank, 1, std)
     matches = make_matches(np.arange(len(scale)), np.ones(len(scale)), scale)
-    found = measure_scale_std(matches, session.bank, WIDE)
+    found = measure_scale_std(matches, weak_bank, WIDE)
     assert found[1] == pytest.approx(std, rel=0.1)
     np.testing.assert_allclose(found[[0, 2]], 0.3)
 
 
-def test_small_spikes_of_far_neurons_do_not_widen_the_spread(session):
-    scale = np.r_[draw_scales(session, 1, 0.15), np.linspace(0.4, 0.7, 400)]
+def test_small_spikes_of_far_neurons_do_not_widen_the_spread(weak_bank):
+    scale = np.r_[draw_scales(weak_bank, 1, 0.15), np.linspace(0.4, 0.7, 400)]
     matches = make_matches(np.arange(len(scale)), np.ones(len(scale)), scale)
-    assert measure_scale_std(matches, session.bank, WIDE)[1] == pytest.approx(0.15, rel=0.25)
+    assert measure_scale_std(matches, weak_bank, WIDE)[1] == pytest.approx(0.15, rel=0.25)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +243,7 @@ def test_small_spikes_of_far_neurons_do_not_widen_the_spread(session):
     [(49, 0.15, 0.3), (4000, 0.0, MIN_SCALE_STD), (4000, 1.5, 0.3), (0, 0, 0.3)],
     ids=["few", "none", "wild", "no-spikes"],
 )
-def test_bounds_of_the_spread(session, num_spikes, std, expected):
-    scale = draw_scales(session, 2, std, num_spikes)
+def test_bounds_of_the_spread(weak_bank, num_spikes, std, expected):
+    scale = draw_scales(weak_bank, 2, std, num_spikes)
     matches = make_matches(np.arange(num_spikes), np.full(num_spikes, 2), scale)
-    assert measure_scale_std(matches, session.bank, WIDE)[2] == pytest.approx(expected)
+    assert measure_scale_std(matches, weak_bank, WIDE)[2] == pytest.approx(expected)
