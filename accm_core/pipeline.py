@@ -22,7 +22,7 @@ from accm_core.sorting.merge import merge_clusters, merge_duplicates
 from accm_core.sorting.prune import find_misfits, find_sums, find_weak
 from accm_core.sorting.recover import measure_scale_std, recover_spikes
 from accm_core.sorting.result import ShankResult, build_sorting
-from accm_core.sorting.templates import Window, average_clusters
+from accm_core.sorting.templates import Window, average_clusters, center_templates
 from accm_core.types import ProgressCallback, Recording, Snippets, Sorting
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,8 @@ NOISE_BLOCKS = 10
 """Seconds of the recording on which noise is measured."""
 LEARN_BLOCKS = 900
 """Seconds of the recording, evenly spread, on which units are learned; spikes are matched in all of it."""
+TEMPLATE_BLOCKS = 150
+"""Seconds, evenly spread, from which the clusters' templates are made."""
 REFINE_BLOCKS, REFINE_ROUNDS = 80, 2
 """Seconds, evenly spread, on which templates are refined, and how often."""
 MIN_SPIKES = 100
@@ -223,7 +225,8 @@ def _learn_templates(
     fs = recording.sampling_frequency
     num_before = to_samples(params.match.ms_before, fs)
     window = Window(num_before, num_before + to_samples(params.match.ms_after, fs))
-    blocks = spread_blocks(cut_blocks(recording.segments, fs), LEARN_BLOCKS)
+    max_lag = to_samples(params.merge.max_lag_ms, fs)
+    blocks = spread_blocks(cut_blocks(recording.segments, fs), TEMPLATE_BLOCKS)
     mean = average_clusters(
         recording,
         preprocessor,
@@ -242,13 +245,14 @@ def _learn_templates(
         neighborhood_of,
         bank,
         params.merge,
-        max_lag=to_samples(params.merge.max_lag_ms, fs),
+        max_lag=max_lag,
     )
     # a unit keeps the template of its largest cluster until it is refined
     sizes = np.bincount(labels[labels >= 0], minlength=len(unit_of))
     order = np.lexsort((-sizes, unit_of))
     _, first = np.unique(unit_of[order], return_index=True)
-    return _build_bank(shank, preprocessor, bank.templates[order[first]])
+    templates = center_templates(bank.templates[order[first]], num_before, max_lag)
+    return _build_bank(shank, preprocessor, templates)
 
 
 def _refine_templates(

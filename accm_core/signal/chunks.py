@@ -106,20 +106,22 @@ def map_blocks(
     blocks_per_chunk = max(1, round(run.chunk_s / BLOCK_S))
     num_workers = count_workers(run)
 
-    def run_chunk(chunk: Sequence[Block]) -> list[Result]:
-        first, last = chunk[0], chunk[-1]
-        raw = read_padded(recording, first.start - margin, last.stop + margin, first.segment)
-        offset = first.start - margin
-        return [function(b, raw[b.start - margin - offset : b.stop + margin - offset]) for b in chunk]
+    def read_chunk(chunk: Sequence[Block]) -> np.ndarray:
+        return read_padded(recording, chunk[0].start - margin, chunk[-1].stop + margin, chunk[0].segment)
+
+    def run_chunk(chunk: Sequence[Block], reading: Future[np.ndarray]) -> list[Result]:
+        raw = reading.result()
+        offset = chunk[0].start
+        return [function(b, raw[b.start - offset : b.stop - offset + 2 * margin]) for b in chunk]
 
     done = 0
-    # one BLAS thread each: the blocks are what runs in parallel
-    with threadpool_limits(1), ThreadPoolExecutor(num_workers) as pool:
+    # one BLAS thread each: the blocks are what runs in parallel; the disk is read while they are computed
+    with threadpool_limits(1), ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(num_workers) as pool:
         pending: deque[Future[list[Result]]] = deque()
         chunks = _contiguous_chunks(blocks, blocks_per_chunk)
         try:
             for chunk in chunks:
-                pending.append(pool.submit(run_chunk, chunk))
+                pending.append(pool.submit(run_chunk, chunk, reader.submit(read_chunk, chunk)))
                 if len(pending) > num_workers:
                     for result in pending.popleft().result():
                         yield result

@@ -167,6 +167,36 @@ def average_clusters(
     return average.mean()
 
 
+def center_templates(templates: np.ndarray, num_before: int, max_lag: int) -> np.ndarray:
+    """Move templates whose largest extremum is far from ``num_before`` to have it there.
+
+    Peaks found on a side lobe of a larger unit's waveform give such templates; centred, they are seen to be
+    that unit.
+
+    Parameters
+    ----------
+    templates : ndarray of shape (n_units, n_samples, n_channels), float32
+    num_before : int
+        Samples before the peak.
+    max_lag : int
+        Templates off by no more than this many samples stay as they are.
+
+    Returns
+    -------
+    ndarray of the same shape
+        What moves in is zero.
+    """
+    centered = templates.copy()
+    for unit, template in enumerate(templates):
+        course = template[:, np.ptp(template, axis=0).argmax()]
+        shift = num_before - int(np.abs(course).argmax())
+        if abs(shift) > max_lag:
+            moved = np.roll(template, shift, axis=0)
+            moved[slice(0, shift) if shift > 0 else slice(shift, None)] = 0
+            centered[unit] = moved
+    return centered
+
+
 def _spread_spikes(labels: np.ndarray, num_clusters: int) -> np.ndarray:
     """Rows of at most ``MAX_SPIKES`` spikes of each cluster, evenly spread, in ascending order."""
     rows = [np.zeros(0, dtype=np.int64)]

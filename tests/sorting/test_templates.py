@@ -8,7 +8,13 @@ from accm_core.signal.chunks import cut_blocks, read_padded
 from accm_core.signal.preprocess import fit_preprocessor
 from accm_core.signal.snippets import LANCZOS_TAPS, cut_snippets
 from accm_core.sorting import templates as module
-from accm_core.sorting.templates import WaveformAverage, Window, average_clusters, sum_waveforms
+from accm_core.sorting.templates import (
+    WaveformAverage,
+    Window,
+    average_clusters,
+    center_templates,
+    sum_waveforms,
+)
 from accm_core.types import ArrayRecording
 
 FS = 10_000
@@ -169,3 +175,16 @@ def test_same_bytes_whatever_the_chunk_length_and_the_threads(session, chunk_s, 
     one, _ = average(session, samples, labels, RunParams(chunk_s=1, num_workers=1))
     other, _ = average(session, samples, labels, RunParams(chunk_s=chunk_s, num_workers=workers))
     np.testing.assert_array_equal(one, other)
+
+
+def test_a_template_of_a_side_lobe_is_centred():
+    templates = np.zeros((3, 30, 2), np.float32)
+    templates[0, [10, 25], 1] = -3, 9  # aligned to the small trough; the extremum comes 15 samples later
+    templates[1, [10, 12], 0] = -3, 9  # within the lag: stays
+    templates[2, [2, 10], 0] = -9, 3
+    found = center_templates(templates, 10, max_lag=5)
+    assert np.argwhere(found[0]).tolist() == [[10, 1]]
+    assert found[0, 10, 1] == 9
+    np.testing.assert_array_equal(found[1], templates[1])
+    assert found[2, [10, 18], 0].tolist() == [-9, 3]
+    assert np.count_nonzero(found[2]) == 2
