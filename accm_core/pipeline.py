@@ -11,11 +11,10 @@ from accm_core.errors import ParamsError
 from accm_core.learning.adapt import adapt_encoder
 from accm_core.learning.encoder import embed_snippets
 from accm_core.params import SorterParams, to_samples
-from accm_core.signal.chunks import cut_blocks, read_padded, spread_blocks
-from accm_core.signal.filter import make_bandpass
+from accm_core.signal.chunks import cut_blocks, spread_blocks
 from accm_core.signal.geometry import channel_distances, nearest_channels
 from accm_core.signal.peaks import collect_snippets
-from accm_core.signal.preprocess import Preprocessor, fit_preprocessor
+from accm_core.signal.preprocess import Preprocessor, measure_preprocessor
 from accm_core.sorting.cluster import cluster_neighborhoods
 from accm_core.sorting.match import TemplateBank, build_bank
 from accm_core.sorting.merge import merge_clusters, merge_duplicates
@@ -27,8 +26,6 @@ from accm_core.types import ProgressCallback, Recording, Snippets, Sorting
 
 logger = logging.getLogger(__name__)
 
-NOISE_BLOCKS = 10
-"""Seconds of the recording on which noise is measured."""
 LEARN_BLOCKS = 900
 """Seconds of the recording, evenly spread, on which units are learned; spikes are matched in all of it."""
 TEMPLATE_BLOCKS = 150
@@ -142,7 +139,8 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     learn_blocks = spread_blocks(blocks, LEARN_BLOCKS)
     distances = channel_distances(recording.channel_locations[shank.channels], recording.has_geometry)
 
-    preprocessor = _measure_noise(shank, distances)
+    preprocessor = measure_preprocessor(recording, shank.channels, distances, params.signal)
+    shank.report("noise")(1.0)
     good = np.isin(shank.channels, preprocessor.channels)
     distances = distances[np.ix_(good, good)]
     neighborhoods = nearest_channels(distances, params.snippet.num_channels, params.snippet.radius_um)
@@ -201,16 +199,6 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     if not is_unit.any():
         return ShankResult.without_units(preprocessor, "no template stands out of the noise")
     return ShankResult(preprocessor, bank, is_unit, matches, average, snippets, embedding, "")
-
-
-def _measure_noise(shank: _Shank, distances: np.ndarray) -> Preprocessor:
-    recording, params = shank.recording, shank.params.signal
-    margin = make_bandpass(params, recording.sampling_frequency).margin
-    blocks = spread_blocks(cut_blocks(recording.segments, recording.sampling_frequency), NOISE_BLOCKS)
-    raw = [read_padded(recording, b.start - margin, b.stop + margin, b.segment) for b in blocks]
-    preprocessor = fit_preprocessor(raw, shank.channels, distances, params, recording.sampling_frequency)
-    shank.report("noise")(1.0)
-    return preprocessor
 
 
 def _learn_templates(

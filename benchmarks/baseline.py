@@ -8,17 +8,15 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 
 from accm_core.params import SorterParams
-from accm_core.signal.chunks import cut_blocks, read_padded, spread_blocks
-from accm_core.signal.filter import make_bandpass
+from accm_core.signal.chunks import cut_blocks
 from accm_core.signal.geometry import channel_distances, nearest_channels
 from accm_core.signal.peaks import collect_snippets
-from accm_core.signal.preprocess import fit_preprocessor
+from accm_core.signal.preprocess import measure_preprocessor
 from accm_core.types import Recording
 
 COMPONENTS = 3  # of each channel, as in the classic feature spaces
 NUM_CHANNELS = 8  # nearest ones, in a snippet
 RADIUS_UM = 100.0
-NOISE_BLOCKS = 10
 RESTARTS = 3
 MAX_SPIKES = 10_000_000  # all of them
 
@@ -26,15 +24,9 @@ MAX_SPIKES = 10_000_000  # all of them
 def sort_pca_kmeans(recording: Recording, num_units: int, seed: int) -> dict[str, np.ndarray]:
     """Sort a recording of one shank: spike times (s) by unit."""
     params = SorterParams()
-    rate = recording.sampling_frequency
-    blocks = cut_blocks(recording.segments, rate)
-    margin = make_bandpass(params.signal, rate).margin
-    raw = [
-        read_padded(recording, b.start - margin, b.stop + margin, b.segment)
-        for b in spread_blocks(blocks, NOISE_BLOCKS)
-    ]
+    blocks = cut_blocks(recording.segments, recording.sampling_frequency)
     distances = channel_distances(recording.channel_locations, recording.has_geometry)
-    preprocessor = fit_preprocessor(raw, np.arange(len(distances)), distances, params.signal, rate)
+    preprocessor = measure_preprocessor(recording, np.arange(len(distances)), distances, params.signal)
     used = preprocessor.channels
     distances = distances[np.ix_(used, used)]
     snippets, _ = collect_snippets(

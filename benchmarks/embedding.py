@@ -22,11 +22,10 @@ from accm_core.io.nwb_units import read_spike_trains
 from accm_core.learning.adapt import adapt_encoder
 from accm_core.learning.encoder import embed_snippets
 from accm_core.params import SorterParams
-from accm_core.signal.chunks import cut_blocks, read_padded, spread_blocks
-from accm_core.signal.filter import make_bandpass
+from accm_core.signal.chunks import cut_blocks
 from accm_core.signal.geometry import channel_distances, nearest_channels
 from accm_core.signal.peaks import collect_snippets
-from accm_core.signal.preprocess import fit_preprocessor
+from accm_core.signal.preprocess import measure_preprocessor
 from accm_core.simulate import simulate
 from accm_core.simulation.nwb import truth_path, write_simulation
 from accm_core.sorting.cluster import cluster_neighborhoods
@@ -60,12 +59,7 @@ def compare(session: Path, truth: Path, seed: int) -> None:
         blocks = cut_blocks(recording.segments, fs)
         distances = channel_distances(recording.channel_locations, recording.has_geometry)
         hoods = nearest_channels(distances, params.snippet.num_channels, params.snippet.radius_um)
-        margin = make_bandpass(params.signal, fs).margin
-        raw = [
-            read_padded(recording, b.start - margin, b.stop + margin, b.segment)
-            for b in spread_blocks(blocks, 10)
-        ]
-        preprocessor = fit_preprocessor(raw, np.arange(len(distances)), distances, params.signal, fs)
+        preprocessor = measure_preprocessor(recording, np.arange(len(distances)), distances, params.signal)
         snippets, noise = collect_snippets(
             recording,
             preprocessor,

@@ -9,8 +9,12 @@ import numpy as np
 
 from accm_core.errors import RecordingError
 from accm_core.params import SignalParams
+from accm_core.signal.chunks import cut_blocks, read_padded, spread_blocks
 from accm_core.signal.filter import Bandpass, make_bandpass
+from accm_core.types import Recording
 
+NOISE_BLOCKS = 10
+"""Seconds of the recording on which noise is measured."""
 MAD_TO_SIGMA = 1.4826
 """Standard deviation of a Gaussian over its median absolute deviation."""
 MIN_CHANNELS_FOR_REFERENCE = 16
@@ -77,6 +81,17 @@ def _filter(traces: np.ndarray, bandpass: Bandpass, use_median: bool) -> np.ndar
     if use_median:
         filtered -= np.median(filtered, axis=1, keepdims=True)
     return filtered
+
+
+def measure_preprocessor(
+    recording: Recording, channels: np.ndarray, distances: np.ndarray, params: SignalParams
+) -> Preprocessor:
+    """Measure a shank's noise on some seconds spread over the recording; as ``fit_preprocessor``."""
+    fs = recording.sampling_frequency
+    margin = make_bandpass(params, fs).margin
+    blocks = spread_blocks(cut_blocks(recording.segments, fs), NOISE_BLOCKS)
+    raw = [read_padded(recording, b.start - margin, b.stop + margin, b.segment) for b in blocks]
+    return fit_preprocessor(raw, channels, distances, params, fs)
 
 
 def fit_preprocessor(
