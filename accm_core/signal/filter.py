@@ -45,8 +45,9 @@ class Bandpass:
         """
         num_samples = len(traces)
         length = fft.next_fast_len(num_samples, real=True)
+        channels = np.array(traces.T, order="C")
         # the mean would otherwise ring at the border where the transform wraps around
-        channels = np.ascontiguousarray((traces - traces.mean(axis=0)).T)
+        channels -= channels.mean(axis=1, keepdims=True)
         spectrum = fft.rfft(channels, n=length, axis=1)
         spectrum *= _response(self, length)
         filtered = fft.irfft(spectrum, n=length, axis=1)[:, :num_samples]

@@ -11,8 +11,8 @@ from accm_core.signal.preprocess import Preprocessor
 from accm_core.signal.snippets import LANCZOS_TAPS, cut_snippets
 from accm_core.types import Peaks, Recording, Snippets
 
-NOISE_TRIES = 60
-"""Places drawn in each block for snippets of noise; those near a peak are given up."""
+NOISE_TRIES, MAX_NOISE_TRIES = 60, 18_000
+"""Places drawn for snippets of noise in each block and in all; those near a peak are given up."""
 
 
 def collect_snippets(
@@ -59,6 +59,7 @@ def collect_snippets(
     margin = num_samples + LANCZOS_TAPS + sweep
     near = distances <= detect.radius_um
     quota = -(-max_spikes // max(len(blocks), 1))
+    noise_quota = min(NOISE_TRIES, -(-MAX_NOISE_TRIES // max(len(blocks), 1)))
 
     def work(block: Block, raw: np.ndarray) -> tuple[Peaks, np.ndarray, np.ndarray]:
         rng = np.random.default_rng([seed, block.start])
@@ -82,8 +83,8 @@ def collect_snippets(
 
         local = peaks.sample_index + margin - sweep
         waveforms = cut(local, peaks.offset, peaks.channel_index)
-        places = rng.integers(margin, len(traces) - margin, NOISE_TRIES)
-        noise = cut(places, rng.random(NOISE_TRIES), rng.integers(0, traces.shape[1], NOISE_TRIES))
+        places = rng.integers(margin, len(traces) - margin, noise_quota)
+        noise = cut(places, rng.random(noise_quota), rng.integers(0, traces.shape[1], noise_quota))
         noise = noise[np.abs(noise).max(axis=(1, 2)) < detect.threshold]
         peaks = Peaks(local - margin + block.start, peaks.channel_index, peaks.amplitude, peaks.offset)
         return peaks, waveforms, noise

@@ -6,11 +6,13 @@ One ``Preprocessor`` holds all that was measured on a shank; it is applied block
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import fft
 
 from accm_core.errors import RecordingError
 from accm_core.params import SignalParams
 from accm_core.signal.chunks import cut_blocks, read_padded, spread_blocks
 from accm_core.signal.filter import Bandpass, make_bandpass
+from accm_core.signal.median import median_over_channels
 from accm_core.types import Recording
 
 NOISE_BLOCKS = 10
@@ -69,7 +71,8 @@ class Preprocessor:
 
     def filter(self, raw: np.ndarray) -> np.ndarray:
         """Band-pass and reference: (n, all channels) µV to (n - 2 margin, n_channels) µV, float32."""
-        return _filter(raw[:, self.channels], self.bandpass, self.use_median)
+        traces = raw if len(self.channels) == raw.shape[1] else raw[:, self.channels]
+        return _filter(traces, self.bandpass, self.use_median)
 
     def whiten(self, filtered: np.ndarray) -> np.ndarray:
         """Filtered µV to whitened noise units, same shape, float32."""
@@ -79,7 +82,7 @@ class Preprocessor:
 def _filter(traces: np.ndarray, bandpass: Bandpass, use_median: bool) -> np.ndarray:
     filtered = bandpass.apply(traces)[bandpass.margin : len(traces) - bandpass.margin]
     if use_median:
-        filtered -= np.median(filtered, axis=1, keepdims=True)
+        filtered -= median_over_channels(filtered)[:, None]
     return filtered
 
 
@@ -133,13 +136,13 @@ def fit_preprocessor(
     use_median = params.reference == "median" or (
         params.reference == "auto" and len(good) >= MIN_CHANNELS_FOR_REFERENCE
     )
-    traces = np.concatenate([_filter(raw[:, good], bandpass, use_median) for raw in raw_blocks])
-    thinned = traces[::STRIDE]
+    blocks = [_filter(raw[:, good], bandpass, use_median) for raw in raw_blocks]
+    thinned = np.concatenate([block[::STRIDE] for block in blocks])
     noise_levels = measure_noise(thinned)
     whitening = measure_whitening(
         thinned, noise_levels, distances[np.ix_(is_good, is_good)], params.whiten_radius_um
     )
-    autocovariance = measure_autocovariance(traces @ whitening)
+    autocovariance = measure_autocovariance(blocks, whitening)
     return Preprocessor(
         bandpass, good, channels[~is_good], use_median, noise_levels, whitening, autocovariance
     )
@@ -199,30 +202,40 @@ def measure_whitening(
     return whitening.astype(np.float32)
 
 
-def measure_autocovariance(traces: np.ndarray) -> np.ndarray:
+def measure_autocovariance(blocks: list[np.ndarray], whitening: np.ndarray) -> np.ndarray:
     """Autocovariance of the noise over time, mean over channels.
 
     Parameters
     ----------
-    traces : ndarray of shape (n_samples, n_channels), float32
-        Whitened over channels, noise units.
+    blocks : list of ndarray of shape (n_samples, n_channels), float32
+        Filtered, µV.
+    whitening : ndarray of shape (n_channels, n_channels), float32
 
     Returns
     -------
     ndarray of shape (NUM_LAGS,), float64
-        At lags 0, 1, 2, ... samples.
+        Of the whitened traces, at lags 0, 1, 2, ... samples.
 
     Notes
     -----
     Taken from stretches in which the channel stays within ``QUIET_LIMIT``: noise, and the small spikes of
     far neurons, which are noise to the sorter and are what is least white in it.
     """
-    num_windows = len(traces) // NOISE_WINDOW
-    stretches = traces[: num_windows * NOISE_WINDOW].reshape(num_windows, NOISE_WINDOW, -1)
-    windows = stretches.transpose(0, 2, 1).reshape(-1, NOISE_WINDOW)
-    quiet = windows[np.abs(windows).max(axis=1) < QUIET_LIMIT]
-    if len(quiet) < MIN_QUIET_WINDOWS:
-        quiet = windows
-    power = (np.abs(np.fft.rfft(quiet, n=2 * NOISE_WINDOW, axis=1)) ** 2).mean(axis=0)
-    covariance: np.ndarray = np.fft.irfft(power)[:NUM_LAGS] / (NOISE_WINDOW - np.arange(NUM_LAGS))
-    return covariance
+    num_bins = NOISE_WINDOW + 1
+    quiet_power, power = np.zeros(num_bins), np.zeros(num_bins)
+    num_quiet, num_stretches = 0, 0
+    for block in blocks:
+        whitened = (block @ whitening).T
+        num_windows = whitened.shape[1] // NOISE_WINDOW
+        for channel in whitened[:, : num_windows * NOISE_WINDOW]:
+            stretches = channel.reshape(num_windows, NOISE_WINDOW)
+            spectrum = np.abs(fft.rfft(stretches, n=2 * NOISE_WINDOW, axis=1)) ** 2
+            quiet = np.abs(stretches).max(axis=1, initial=0.0) < QUIET_LIMIT
+            quiet_power += spectrum[quiet].sum(axis=0, dtype=np.float64)
+            power += spectrum.sum(axis=0, dtype=np.float64)
+            num_quiet += int(quiet.sum())
+            num_stretches += num_windows
+    if num_quiet < MIN_QUIET_WINDOWS:
+        quiet_power, num_quiet = power, num_stretches
+    covariance: np.ndarray = fft.irfft(quiet_power / max(num_quiet, 1))[:NUM_LAGS]
+    return covariance / (NOISE_WINDOW - np.arange(NUM_LAGS))

@@ -1,5 +1,7 @@
 """Matching against direct sums, and planted spikes: between samples, overlapping, too close, too small."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -93,6 +95,22 @@ def test_fits_are_direct_correlations(autocovariance):
             start = sample - NUM_BEFORE
             expected = (matched * traces[start : start + NUM_SAMPLES]).sum()
             assert fits[unit, sample] == pytest.approx(expected, abs=2e-3 * np.abs(matched).sum())
+
+
+def test_frequencies_that_are_left_out_hold_next_to_nothing():
+    """Smooth noise and templates: the upper half of the spectrum need not be computed."""
+    lags = np.arange(100)
+    smooth = 0.99 * np.exp(-0.5 * (lags / 3.0) ** 2) + 0.01 * WHITE
+    bank = make_bank(autocovariance=smooth)
+    assert 0.1 < bank.bandwidth < 0.3
+    assert make_bank(one_course_templates()).bandwidth > 0.45
+    kernel = np.exp(-((np.arange(-15, 16) / 3.0) ** 2))
+    noise = np.random.default_rng(2).normal(0, 1, (3000, NUM_CHANNELS))
+    noise = np.apply_along_axis(np.convolve, 0, noise, kernel / np.linalg.norm(kernel), "same")
+    traces = noise.astype(np.float32)
+    whole = fit_templates(traces, replace(bank, bandwidth=0.5))
+    lost = fit_templates(traces, bank) - whole
+    assert (lost.std(axis=1) < 0.05 * whole.std(axis=1)).all()
 
 
 @pytest.mark.parametrize("autocovariance", [WHITE, COLOURED], ids=["white", "coloured"])
