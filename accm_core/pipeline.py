@@ -159,8 +159,10 @@ def _sort_shank(shank: _Shank) -> ShankResult:
         on_block=shank.report("detect"),
     )
     logger.info("%d peaks on %d channels", len(snippets), len(preprocessor.channels))
-    if len(snippets) < MIN_SPIKES or len(noise) == 0:
+    if len(snippets) < MIN_SPIKES:
         return ShankResult.without_units(preprocessor, f"only {len(snippets)} peaks found")
+    if len(noise) == 0:
+        return ShankResult.without_units(preprocessor, "no stretch between the peaks to learn the noise from")
 
     encoder = adapt_encoder(
         snippets.waveforms,

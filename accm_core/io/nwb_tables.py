@@ -2,9 +2,7 @@
 
 import json
 import math
-import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -24,7 +22,6 @@ PROVENANCE = "accm_provenance"
 EMBEDDING = "accm_embedding"
 MAX_ELECTRODES = 32
 """Waveforms are stored on this many channels at most: those nearest to each unit's main channel."""
-PACKAGES = ("numpy", "scipy", "h5py", "pynwb", "hdmf", "torch", "scikit-learn", "spikeinterface")
 METRICS = {
     "num_spikes": "number of spikes",
     "firing_rate": "spikes per second of what was observed (Hz)",
@@ -123,7 +120,6 @@ def make_provenance(sorting: Sorting, source: NwbRecording, units_path: str, nam
         **sorting.provenance,
         "package": "accm",
         "version": __version__,
-        "packages": {"python": platform.python_version(), **_versions()},
         "units_path": units_path,
         "num_units": sorting.num_units,
         "source_file": source.file_path.name,
@@ -248,16 +244,6 @@ def _ragged(
 
 def _index(column: VectorData, ends: np.ndarray) -> list[VectorData | VectorIndex]:
     return [column, VectorIndex(name=f"{column.name}_index", data=ends, target=column)]
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _plain(value: Any) -> Any:

@@ -84,7 +84,8 @@ def recover_spikes(
     ):
         parts.append(matches)
         average.add(sums)
-    return _drop_doubles(Matches.join(parts), refractory), average
+    starts = np.array([segment.start for segment in recording.segments])
+    return _drop_doubles(Matches.join(parts), refractory, starts), average
 
 
 def measure_scale_std(matches: Matches, bank: TemplateBank, params: MatchParams) -> np.ndarray:
@@ -143,11 +144,12 @@ def _first_of_each(unit_index: np.ndarray, mask: np.ndarray, quota: int) -> np.n
     return np.sort(rows[order[np.arange(len(rows)) - starts < quota]])
 
 
-def _drop_doubles(matches: Matches, refractory: int) -> Matches:
-    """Drop spikes that two neighbouring blocks both found at their border."""
+def _drop_doubles(matches: Matches, refractory: int, segment_starts: np.ndarray) -> Matches:
+    """Drop spikes that two neighbouring blocks of a segment both found at their border."""
     order = np.lexsort((matches.sample_index, matches.unit_index))
     samples, units = matches.sample_index[order], matches.unit_index[order]
-    doubled = (np.diff(units) == 0) & (np.diff(samples) < refractory)
+    segments = np.searchsorted(segment_starts, samples, side="right")
+    doubled = (np.diff(units) == 0) & (np.diff(samples) < refractory) & (np.diff(segments) == 0)
     kept = np.ones(len(matches), dtype=bool)
     kept[order[1:][doubled]] = False
     return matches.select(kept)

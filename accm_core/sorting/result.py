@@ -23,8 +23,8 @@ MAX_EMBEDDED = 20_000
 """Spikes whose embedding is kept, for pictures."""
 EMBEDDED_WITHIN_MS = 0.3
 """A detected peak and a matched spike this close are the same."""
-PACKAGES = ("numpy", "scipy", "torch", "numba")
-"""Whose versions are written down: they can change the spikes."""
+PACKAGES = ("numpy", "scipy", "numba", "torch", "h5py", "hdmf", "pynwb", "spikeinterface")
+"""Whose versions are written down: they can change the spikes, or how they are read and written."""
 
 
 @dataclass(frozen=True)

@@ -355,7 +355,6 @@ class TestProvenance:
         assert content["params"] == {"detect": {"threshold": 5.0}}
         assert content["seed"] == 0
         assert (content["package"], content["version"]) == ("accm", accm_core.__version__)
-        assert content["packages"]["pynwb"] == pynwb.__version__
         assert content["series_path"] == SERIES
         assert content["source_file"] == "session.nwb"
         assert content["segments"] == [[0, 4000], [4000, 9000]]

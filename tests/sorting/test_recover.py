@@ -183,7 +183,7 @@ def make_matches(samples, units, scale=None):
 def test_doubles_at_the_border_of_two_blocks_are_dropped():
     """The same spike, a sample apart, from both blocks; other units and later spikes stay."""
     matches = make_matches([10, 100, 103, 104, 111, 300, 301], [0, 0, 0, 2, 0, 1, 2])
-    kept = _drop_doubles(matches, refractory=8)
+    kept = _drop_doubles(matches, 8, np.array([0]))
     assert list(zip(kept.sample_index.tolist(), kept.unit_index.tolist(), strict=True)) == [
         (10, 0),
         (100, 0),
@@ -192,6 +192,12 @@ def test_doubles_at_the_border_of_two_blocks_are_dropped():
         (300, 1),
         (301, 2),
     ]
+
+
+def test_spikes_on_both_sides_of_a_gap_both_stay():
+    matches = make_matches([98, 102], [0, 0])
+    assert len(_drop_doubles(matches, 8, np.array([0, 100]))) == 2
+    assert len(_drop_doubles(matches, 8, np.array([0, 103]))) == 1
 
 
 @given(data=st.data(), reach=st.integers(0, 40))

@@ -211,4 +211,4 @@ def test_provenance_is_plain_json(sorting):
     assert provenance == sorting.provenance
     assert SorterParams.model_validate(provenance["params"]) == PARAMS
     assert (provenance["seed"], provenance["device"]) == (3, "cpu")
-    assert {"accm", "numpy", "torch"} <= provenance["versions"].keys()
+    assert {"accm", "numpy", "torch", "pynwb"} <= provenance["versions"].keys()
