@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 SORT_SHARES = {  # of the time, for the progress bar; as measured on a minute of 32 channels
     "noise": 0.10,
-    "detect": 0.15,
+    "detect": 0.13,
+    "motion": 0.02,
     "learn": 0.35,
     "cluster": 0.02,
     "templates": 0.12,

@@ -41,6 +41,13 @@ class SignalParams(_Group):
     """Find dead and noisy channels and leave them out."""
 
 
+class MotionParams(_Group):
+    """Drift of the tissue along the probe."""
+
+    correct: Literal["auto", "off"] = "auto"
+    """Estimate drift and correct it; auto: on shanks of 16 channels or more over 150 µm or more."""
+
+
 class DetectParams(_Group):
     """From whitened traces to peaks."""
 
@@ -154,6 +161,7 @@ class SorterParams(_Group):
     """All parameters of a sort, by group."""
 
     signal: SignalParams = SignalParams()
+    motion: MotionParams = MotionParams()
     detect: DetectParams = DetectParams()
     snippet: SnippetParams = SnippetParams()
     learn: LearnParams = LearnParams()

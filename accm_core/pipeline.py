@@ -1,7 +1,7 @@
 """``sort``: from a recording to units and spikes, one call a stage."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +11,10 @@ from accm_core.errors import ParamsError
 from accm_core.learning.adapt import adapt_encoder
 from accm_core.learning.encoder import embed_snippets
 from accm_core.params import SorterParams, to_samples
-from accm_core.signal.chunks import cut_blocks, spread_blocks
+from accm_core.signal.chunks import Block, cut_blocks, spread_blocks
 from accm_core.signal.geometry import channel_distances, nearest_channels
-from accm_core.signal.peaks import collect_snippets
+from accm_core.signal.motion import can_move, estimate_motion, shank_axis
+from accm_core.signal.peaks import Collected, collect_snippets
 from accm_core.signal.preprocess import Preprocessor, measure_preprocessor
 from accm_core.sorting.cluster import cluster_neighborhoods
 from accm_core.sorting.match import TemplateBank, build_bank
@@ -36,7 +37,7 @@ MIN_SPIKES = 100
 """Fewer peaks than this on a shank teach an encoder nothing: no units are sought."""
 MIN_CHANNEL_VISIBILITY = 0.5
 """A template is set to zero on channels where it stays below this height (noise units)."""
-STAGES = ("noise", "detect", "learn", "cluster", "templates", "refine", "match")
+STAGES = ("noise", "detect", "motion", "learn", "cluster", "templates", "refine", "match")
 """In order; each shank goes through all."""
 
 
@@ -136,28 +137,8 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     params, recording = shank.params, shank.recording
     fs = recording.sampling_frequency
     blocks = cut_blocks(recording.segments, fs)
-    learn_blocks = spread_blocks(blocks, LEARN_BLOCKS)
-    distances = channel_distances(recording.channel_locations[shank.channels], recording.has_geometry)
-
-    preprocessor = measure_preprocessor(recording, shank.channels, distances, params.signal)
-    shank.report("noise")(1.0)
-    good = np.isin(shank.channels, preprocessor.channels)
-    distances = distances[np.ix_(good, good)]
-    neighborhoods = nearest_channels(distances, params.snippet.num_channels, params.snippet.radius_um)
-
-    snippets, noise = collect_snippets(
-        recording,
-        preprocessor,
-        learn_blocks,
-        distances,
-        neighborhoods,
-        detect=params.detect,
-        snippet=params.snippet,
-        max_spikes=params.learn.max_spikes,
-        seed=shank.seed,
-        run=params.run,
-        on_block=shank.report("detect"),
-    )
+    preprocessor, neighborhoods, collected = _collect(shank, spread_blocks(blocks, LEARN_BLOCKS))
+    snippets, noise = collected.snippets, collected.noise
     logger.info("%d peaks on %d channels", len(snippets), len(preprocessor.channels))
     if len(snippets) < MIN_SPIKES:
         return ShankResult.without_units(preprocessor, f"only {len(snippets)} peaks found")
@@ -201,6 +182,55 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     if not is_unit.any():
         return ShankResult.without_units(preprocessor, "no template stands out of the noise")
     return ShankResult(preprocessor, bank, is_unit, matches, average, snippets, embedding, "")
+
+
+def _collect(shank: _Shank, blocks: Sequence[Block]) -> tuple[Preprocessor, np.ndarray, Collected]:
+    """Measure the noise, detect peaks and cut snippets; again with the drift corrected, if there is any.
+
+    Returns
+    -------
+    preprocessor : Preprocessor
+    neighborhoods : ndarray of shape (n_channels, n_slots), int64
+        Channels of a snippet around each channel.
+    collected : Collected
+    """
+    params, recording = shank.params, shank.recording
+    all_distances = channel_distances(recording.channel_locations[shank.channels], recording.has_geometry)
+    preprocessor = measure_preprocessor(recording, shank.channels, all_distances, params.signal)
+    shank.report("noise")(1.0)
+    good = np.isin(shank.channels, preprocessor.channels)
+    distances = all_distances[np.ix_(good, good)]
+    locations = recording.channel_locations[preprocessor.channels]
+    neighborhoods = nearest_channels(distances, params.snippet.num_channels, params.snippet.radius_um)
+
+    def walk(preprocessor: Preprocessor, stage: str) -> Collected:
+        return collect_snippets(
+            recording,
+            preprocessor,
+            blocks,
+            distances,
+            neighborhoods,
+            locations[:, shank_axis(locations)],
+            detect=params.detect,
+            snippet=params.snippet,
+            max_spikes=params.learn.max_spikes,
+            seed=shank.seed,
+            run=params.run,
+            on_block=shank.report(stage),
+        )
+
+    collected = walk(preprocessor, "detect")
+    if params.motion.correct == "auto" and can_move(locations, recording.has_geometry):
+        centers = np.array([0.5 * (block.start + block.stop) for block in blocks])
+        motion = estimate_motion(collected.depths, centers, locations)
+        if motion is not None:
+            logger.info("drift of %.0f µm", np.ptp(motion.displacement_um, axis=0).max())
+            preprocessor = measure_preprocessor(
+                recording, shank.channels, all_distances, params.signal, motion
+            )
+            collected = walk(preprocessor, "motion")
+    shank.report("motion")(1.0)
+    return preprocessor, neighborhoods, collected
 
 
 def _learn_templates(

@@ -29,18 +29,20 @@ def sort_pca_kmeans(recording: Recording, num_units: int, seed: int) -> dict[str
     preprocessor = measure_preprocessor(recording, np.arange(len(distances)), distances, params.signal)
     used = preprocessor.channels
     distances = distances[np.ix_(used, used)]
-    snippets, _ = collect_snippets(
+    collected = collect_snippets(
         recording,
         preprocessor,
         blocks,
         distances,
         nearest_channels(distances, NUM_CHANNELS, RADIUS_UM),
+        recording.channel_locations[used, 1],
         detect=params.detect,
         snippet=params.snippet,
         max_spikes=MAX_SPIKES,
         seed=seed,
         run=params.run,
     )
+    snippets = collected.snippets
     num_clusters = num_units + 1  # without a place for overlaps and noise, k-means merges two units
     if num_units == 0 or len(snippets) < num_clusters:
         return {}

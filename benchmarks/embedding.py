@@ -60,18 +60,20 @@ def compare(session: Path, truth: Path, seed: int) -> None:
         distances = channel_distances(recording.channel_locations, recording.has_geometry)
         hoods = nearest_channels(distances, params.snippet.num_channels, params.snippet.radius_um)
         preprocessor = measure_preprocessor(recording, np.arange(len(distances)), distances, params.signal)
-        snippets, noise = collect_snippets(
+        collected = collect_snippets(
             recording,
             preprocessor,
             blocks,
             distances,
             hoods,
+            recording.channel_locations[:, 1],
             detect=params.detect,
             snippet=params.snippet,
             max_spikes=params.learn.max_spikes,
             seed=seed,
             run=params.run,
         )
+        snippets, noise = collected.snippets, collected.noise
         times = recording.sample_to_time(snippets.peaks.sample_index)
     labels = label_peaks(times, load_trains(truth, fs))
     encoder = adapt_encoder(

@@ -7,7 +7,7 @@ import pytest
 
 from accm_core.errors import ParamsError, RecordingError
 from accm_core.evaluate import evaluate
-from accm_core.params import SorterParams
+from accm_core.params import SorterParams, validate_params
 from accm_core.pipeline import STAGES, find_device, silence_channels, sort
 from accm_core.simulate import simulate
 from accm_core.types import ArrayRecording, Segment
@@ -361,3 +361,17 @@ def test_templates_are_silent_where_they_do_not_stand_out():
     expected[0, 2] = [-6.0, 0, -0.5]
     expected[1, 1] = [0, 0, 9.0]
     np.testing.assert_array_equal(silence_channels(templates), expected)
+
+
+@pytest.mark.slow
+def test_drift_is_corrected():
+    """A probe on which the neurons move by half a pitch, up and down: whole units with it, fewer without."""
+    session = make_session(
+        seed=3, duration_s=60, probe="poly32", num_channels=32, num_units=8, drift_um=20, drift_period_s=40
+    )
+    recording, truth = session
+    mended = evaluate(trains_of(sort(recording, device="cpu")), truth.trains())
+    left = sort(recording, validate_params({"motion": {"correct": "off"}}), device="cpu")
+    broken = evaluate(trains_of(left), truth.trains())
+    assert mended.accuracy.mean() > 0.9, str(mended)
+    assert mended.accuracy.mean() > broken.accuracy.mean() + 0.1, f"{mended}\n{broken}"

@@ -1,18 +1,41 @@
 """Walk the recording once: detect peaks, keep snippets of some of them and of the noise between them."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from accm_core.params import DetectParams, RunParams, SnippetParams, to_samples
 from accm_core.signal.chunks import Block, map_blocks
 from accm_core.signal.detect import find_peaks
+from accm_core.signal.motion import PeakDepths, locate_peaks
 from accm_core.signal.preprocess import Preprocessor
 from accm_core.signal.snippets import LANCZOS_TAPS, cut_snippets
 from accm_core.types import Peaks, Recording, Snippets
 
 NOISE_TRIES, MAX_NOISE_TRIES = 60, 18_000
 """Places drawn for snippets of noise in each block and in all; those near a peak are given up."""
+
+MAX_DEPTHS = 2000
+"""Peaks of each block whose depth is kept."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What one walk over the blocks gives.
+
+    Attributes
+    ----------
+    snippets : Snippets
+    noise : ndarray of shape (n_noise, n_samples, n_slots), float32
+        Snippets in which nothing exceeds the threshold.
+    depths : PeakDepths
+        Of all peaks, not only of those whose snippet is kept.
+    """
+
+    snippets: Snippets
+    noise: np.ndarray
+    depths: PeakDepths
 
 
 def collect_snippets(
@@ -21,6 +44,7 @@ def collect_snippets(
     blocks: Sequence[Block],
     distances: np.ndarray,
     neighborhoods: np.ndarray,
+    depth_of: np.ndarray,
     *,
     detect: DetectParams,
     snippet: SnippetParams,
@@ -28,7 +52,7 @@ def collect_snippets(
     seed: int,
     run: RunParams,
     on_block: Callable[[float], None] | None = None,
-) -> tuple[Snippets, np.ndarray]:
+) -> Collected:
     """Detect peaks in the blocks and cut snippets.
 
     Parameters
@@ -39,6 +63,8 @@ def collect_snippets(
         µm.
     neighborhoods : ndarray of shape (n_channels, n_slots), int64
         Channels of a snippet around each channel.
+    depth_of : ndarray of shape (n_channels,), float64
+        Of each channel along the shank, µm.
     detect, snippet : params
     max_spikes : int
         Kept at most, the same number from each block.
@@ -48,9 +74,7 @@ def collect_snippets(
 
     Returns
     -------
-    snippets : Snippets
-    noise : ndarray of shape (n_noise, n_samples, n_slots), float32
-        Snippets in which nothing exceeds the threshold.
+    Collected
     """
     fs = recording.sampling_frequency
     num_before = to_samples(snippet.ms_before, fs)
@@ -61,13 +85,18 @@ def collect_snippets(
     quota = -(-max_spikes // max(len(blocks), 1))
     noise_quota = min(NOISE_TRIES, -(-MAX_NOISE_TRIES // max(len(blocks), 1)))
 
-    def work(block: Block, raw: np.ndarray) -> tuple[Peaks, np.ndarray, np.ndarray]:
+    def work(block: Block, raw: np.ndarray) -> tuple[Peaks, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         rng = np.random.default_rng([seed, block.start])
-        traces = preprocessor.whiten(preprocessor.filter(raw))
+        traces = preprocessor.whiten(preprocessor.filter(raw, block))
         inner = traces[margin - sweep : len(traces) - margin + sweep]
         peaks = find_peaks(
             inner, threshold=detect.threshold, neighbors=near, exclude_sweep=sweep, peak_sign=detect.peak_sign
         )
+        some = peaks.select(np.arange(min(len(peaks), MAX_DEPTHS)))
+        depths = locate_peaks(
+            inner, some.sample_index, some.channel_index, neighborhoods, depth_of.astype(np.float64), sweep
+        )
+        heights = np.abs(some.amplitude)
         if len(peaks) > quota:
             peaks = peaks.select(np.sort(rng.choice(len(peaks), quota, replace=False)))
 
@@ -87,7 +116,7 @@ def collect_snippets(
         noise = cut(places, rng.random(noise_quota), rng.integers(0, traces.shape[1], noise_quota))
         noise = noise[np.abs(noise).max(axis=(1, 2)) < detect.threshold]
         peaks = Peaks(local - margin + block.start, peaks.channel_index, peaks.amplitude, peaks.offset)
-        return peaks, waveforms, noise
+        return peaks, waveforms, noise, depths, heights
 
     parts = list(
         map_blocks(work, recording, blocks, margin=preprocessor.margin + margin, run=run, on_block=on_block)
@@ -98,7 +127,10 @@ def collect_snippets(
             for name in ("sample_index", "channel_index", "amplitude", "offset")
         )
     )
-    snippets = Snippets(
-        np.concatenate([part[1] for part in parts]), neighborhoods[peaks.channel_index], peaks, num_before
+    waveforms, noise, depths, heights = (np.concatenate([part[k] for part in parts]) for k in (1, 2, 3, 4))
+    block_index = np.repeat(np.arange(len(parts)), [len(part[3]) for part in parts])
+    return Collected(
+        Snippets(waveforms, neighborhoods[peaks.channel_index], peaks, num_before),
+        noise,
+        PeakDepths(block_index, depths, heights),
     )
-    return snippets, np.concatenate([part[2] for part in parts])

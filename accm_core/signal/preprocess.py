@@ -3,6 +3,7 @@
 One ``Preprocessor`` holds all that was measured on a shank; it is applied block by block.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +11,10 @@ from scipy import fft
 
 from accm_core.errors import RecordingError
 from accm_core.params import SignalParams
-from accm_core.signal.chunks import cut_blocks, read_padded, spread_blocks
+from accm_core.signal.chunks import Block, cut_blocks, read_padded, spread_blocks
 from accm_core.signal.filter import Bandpass, make_bandpass
 from accm_core.signal.median import median_over_channels
+from accm_core.signal.motion import Motion
 from accm_core.types import Recording
 
 NOISE_BLOCKS = 10
@@ -54,6 +56,8 @@ class Preprocessor:
         ``filtered @ whitening`` has noise level 1 on each channel.
     autocovariance : ndarray of shape (NUM_LAGS,), float64
         Of the whitened noise, at lags of 0, 1, 2, ... samples.
+    motion : Motion or None
+        None where the tissue is still.
     """
 
     bandpass: Bandpass
@@ -63,16 +67,31 @@ class Preprocessor:
     noise_levels_uV: np.ndarray  # noqa: N815  the unit's symbol
     whitening: np.ndarray
     autocovariance: np.ndarray
+    motion: Motion | None
 
     @property
     def margin(self) -> int:
         """Samples that ``filter`` drops at each end."""
         return self.bandpass.margin
 
-    def filter(self, raw: np.ndarray) -> np.ndarray:
-        """Band-pass and reference: (n, all channels) µV to (n - 2 margin, n_channels) µV, float32."""
+    def filter(self, raw: np.ndarray, block: Block) -> np.ndarray:
+        """Band-pass, reference and correct for motion.
+
+        Parameters
+        ----------
+        raw : ndarray of shape (n_samples, all channels), float32
+            µV.
+        block : Block
+            Where it is from.
+
+        Returns
+        -------
+        ndarray of shape (n_samples - 2 margin, n_channels), float32
+            µV.
+        """
         traces = raw if len(self.channels) == raw.shape[1] else raw[:, self.channels]
-        return _filter(traces, self.bandpass, self.use_median)
+        filtered = _filter(traces, self.bandpass, self.use_median)
+        return filtered if self.motion is None else self.motion.correct(filtered, block)
 
     def whiten(self, filtered: np.ndarray) -> np.ndarray:
         """Filtered µV to whitened noise units, same shape, float32."""
@@ -87,14 +106,18 @@ def _filter(traces: np.ndarray, bandpass: Bandpass, use_median: bool) -> np.ndar
 
 
 def measure_preprocessor(
-    recording: Recording, channels: np.ndarray, distances: np.ndarray, params: SignalParams
+    recording: Recording,
+    channels: np.ndarray,
+    distances: np.ndarray,
+    params: SignalParams,
+    motion: Motion | None = None,
 ) -> Preprocessor:
     """Measure a shank's noise on some seconds spread over the recording; as ``fit_preprocessor``."""
     fs = recording.sampling_frequency
     margin = make_bandpass(params, fs).margin
     blocks = spread_blocks(cut_blocks(recording.segments, fs), NOISE_BLOCKS)
     raw = [read_padded(recording, b.start - margin, b.stop + margin, b.segment) for b in blocks]
-    return fit_preprocessor(raw, channels, distances, params, fs)
+    return fit_preprocessor(raw, channels, distances, params, fs, motion, blocks)
 
 
 def fit_preprocessor(
@@ -103,6 +126,8 @@ def fit_preprocessor(
     distances: np.ndarray,
     params: SignalParams,
     sampling_frequency: float,
+    motion: Motion | None = None,
+    blocks: Sequence[Block] = (),
 ) -> Preprocessor:
     """Measure a shank's noise on some blocks of raw traces.
 
@@ -117,6 +142,10 @@ def fit_preprocessor(
     params : SignalParams
     sampling_frequency : float
         Hz.
+    motion : Motion, optional
+        Of the channels that are neither dead nor noisy; noise is then measured on corrected traces.
+    blocks : sequence of Block
+        Where the traces are from; needed with a motion alone.
 
     Raises
     ------
@@ -136,15 +165,17 @@ def fit_preprocessor(
     use_median = params.reference == "median" or (
         params.reference == "auto" and len(good) >= MIN_CHANNELS_FOR_REFERENCE
     )
-    blocks = [_filter(raw[:, good], bandpass, use_median) for raw in raw_blocks]
-    thinned = np.concatenate([block[::STRIDE] for block in blocks])
+    traces = [_filter(raw[:, good], bandpass, use_median) for raw in raw_blocks]
+    if motion is not None:
+        traces = [motion.correct(part, block) for part, block in zip(traces, blocks, strict=True)]
+    thinned = np.concatenate([part[::STRIDE] for part in traces])
     noise_levels = measure_noise(thinned)
     whitening = measure_whitening(
         thinned, noise_levels, distances[np.ix_(is_good, is_good)], params.whiten_radius_um
     )
-    autocovariance = measure_autocovariance(blocks, whitening)
+    autocovariance = measure_autocovariance(traces, whitening)
     return Preprocessor(
-        bandpass, good, channels[~is_good], use_median, noise_levels, whitening, autocovariance
+        bandpass, good, channels[~is_good], use_median, noise_levels, whitening, autocovariance, motion
     )
 
 
@@ -202,12 +233,12 @@ def measure_whitening(
     return whitening.astype(np.float32)
 
 
-def measure_autocovariance(blocks: list[np.ndarray], whitening: np.ndarray) -> np.ndarray:
+def measure_autocovariance(traces: list[np.ndarray], whitening: np.ndarray) -> np.ndarray:
     """Autocovariance of the noise over time, mean over channels.
 
     Parameters
     ----------
-    blocks : list of ndarray of shape (n_samples, n_channels), float32
+    traces : list of ndarray of shape (n_samples, n_channels), float32
         Filtered, µV.
     whitening : ndarray of shape (n_channels, n_channels), float32
 
@@ -224,8 +255,8 @@ def measure_autocovariance(blocks: list[np.ndarray], whitening: np.ndarray) -> n
     num_bins = NOISE_WINDOW + 1
     quiet_power, power = np.zeros(num_bins), np.zeros(num_bins)
     num_quiet, num_stretches = 0, 0
-    for block in blocks:
-        whitened = (block @ whitening).T
+    for part in traces:
+        whitened = (part @ whitening).T
         num_windows = whitened.shape[1] // NOISE_WINDOW
         for channel in whitened[:, : num_windows * NOISE_WINDOW]:
             stretches = channel.reshape(num_windows, NOISE_WINDOW)

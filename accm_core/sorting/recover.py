@@ -60,7 +60,7 @@ def recover_spikes(
     quota = -(-MAX_SPIKES // max(len(blocks), 1))
 
     def work(block: Block, raw: np.ndarray) -> tuple[Matches, WaveformSums]:
-        filtered = preprocessor.filter(raw)
+        filtered = preprocessor.filter(raw, block)
         traces = preprocessor.whiten(filtered)
         found = match_templates(traces, bank, params, refractory=refractory)
         inside = (found.sample_index >= margin) & (found.sample_index < len(traces) - margin)

@@ -155,7 +155,7 @@ def average_clusters(
 
     def sum_block(block: Block, raw: np.ndarray) -> WaveformSums:
         low, high = np.searchsorted(sample_index, [block.start, block.stop])
-        traces = preprocessor.whiten(preprocessor.filter(raw))
+        traces = preprocessor.whiten(preprocessor.filter(raw, block))
         local = sample_index[low:high] - block.start + margin
         return sum_waveforms(traces, local, offset[low:high], labels[low:high], window)
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accm_core.params import DetectParams, RunParams, SignalParams, SnippetParams
-from accm_core.signal.chunks import cut_blocks, read_padded
+from accm_core.signal.chunks import Block, cut_blocks, read_padded
 from accm_core.signal.detect import find_peaks
 from accm_core.signal.geometry import channel_distances, nearest_channels
 from accm_core.signal.peaks import collect_snippets
@@ -51,18 +51,20 @@ def prepare(recording):
 
 def collect(recording, run=None, preprocessor=None, threshold=7.0, max_spikes=10_000, seed=0, sign="neg"):
     fitted, distances = prepare(recording)
-    return collect_snippets(
+    found = collect_snippets(
         recording,
         preprocessor or fitted,
         cut_blocks(recording.segments, FS),
         distances,
         nearest_channels(distances, 3, 65.0),
+        recording.channel_locations[:, 1],
         detect=DetectParams(threshold=threshold, peak_sign=sign),
         snippet=SnippetParams(),
         max_spikes=max_spikes,
         seed=seed,
         run=run or RunParams(num_workers=1),
     )
+    return found.snippets, found.noise
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +171,9 @@ def test_blocks_find_what_the_whole_holds(seed):
     margin = preprocessor.margin + 4
     segment = recording.segments[0]
     whole = preprocessor.whiten(
-        preprocessor.filter(read_padded(recording, -margin, 3 * FS + margin, segment))
+        preprocessor.filter(
+            read_padded(recording, -margin, 3 * FS + margin, segment), Block(0, 3 * FS, segment)
+        )
     )
     peaks = find_peaks(whole, threshold=4, neighbors=distances <= 75, exclude_sweep=4, peak_sign="neg")
     clear = np.abs(peaks.amplitude) > 4.01
@@ -250,6 +254,7 @@ def test_progress_reaches_one():
         cut_blocks(recording.segments, FS),
         distances,
         nearest_channels(distances, 3, 65.0),
+        recording.channel_locations[:, 1],
         detect=DetectParams(),
         snippet=SnippetParams(),
         max_spikes=100,

@@ -6,6 +6,7 @@ from scipy import signal
 
 from accm_core.errors import RecordingError
 from accm_core.params import SignalParams
+from accm_core.signal.chunks import Block
 from accm_core.signal.geometry import channel_distances
 from accm_core.signal.preprocess import (
     NUM_LAGS,
@@ -15,9 +16,13 @@ from accm_core.signal.preprocess import (
     measure_noise,
     measure_whitening,
 )
+from accm_core.types import Segment
 
 FS = 30_000.0
 LINE = channel_distances(np.array([[0.0, 25.0 * k] for k in range(6)]), has_geometry=True)
+
+
+ANYWHERE = Block(0, 10_000, Segment(0, 10_000))
 
 
 def correlated_noise(num_samples=60_000, num_channels=6, share=0.6, seed=0):
@@ -175,14 +180,14 @@ def test_the_reference_removes_what_all_channels_share():
     raw = correlated_noise(12_000, 16)
     hum = (200 * np.sin(2 * np.pi * 1000 * np.arange(12_000) / FS)).astype(np.float32)[:, None]
     preprocessor = fit([raw])
-    with_hum, without = preprocessor.filter(raw + hum), preprocessor.filter(raw)
+    with_hum, without = preprocessor.filter(raw + hum, ANYWHERE), preprocessor.filter(raw, ANYWHERE)
     np.testing.assert_allclose(with_hum, without, atol=0.02)
 
 
 def test_filtered_and_whitened_traces():
     raw = [correlated_noise(seed=k) for k in range(2)]
     preprocessor = fit(raw, distances=LINE)
-    filtered = [preprocessor.filter(block) for block in raw]
+    filtered = [preprocessor.filter(block, ANYWHERE) for block in raw]
     assert filtered[0].shape == (60_000 - 2 * preprocessor.margin, 6)
     levels = measure_noise(np.concatenate(filtered))
     np.testing.assert_allclose(levels, preprocessor.noise_levels_uV, rtol=0.03)

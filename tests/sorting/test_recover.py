@@ -71,7 +71,7 @@ def make_session(planted=PLANTED, segments=(), duration_s=3):
     for unit in range(3):
         clean[:] = 0
         clean[970:1060] = spike(unit)
-        whitened = preprocessor.whiten(preprocessor.filter(clean))
+        whitened = preprocessor.whiten(preprocessor.filter(clean, blocks[0]))
         start = 1000 - preprocessor.margin - NUM_BEFORE
         templates.append(whitened[start : start + NUM_SAMPLES])
     templates = np.stack(templates)
@@ -132,7 +132,7 @@ def test_the_average_is_that_of_the_clean_spikes(session, whitened):
     _, average = recover(session, whitened=whitened)
     reach = 100 + session.preprocessor.margin
     raw = read_padded(session.recording, -reach, 3 * FS + reach, session.recording.segments[0])
-    traces = session.preprocessor.filter(raw)
+    traces = session.preprocessor.filter(raw, session.blocks[0])
     if whitened:
         traces = session.preprocessor.whiten(traces)
     matches, _ = recover(session)

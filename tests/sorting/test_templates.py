@@ -132,10 +132,10 @@ def average(session, samples, labels, run=None):
 
 
 def whitened(session, margin=100):
-    recording, preprocessor, _ = session
+    recording, preprocessor, blocks = session
     reach = margin + preprocessor.margin
     raw = read_padded(recording, -reach, 3 * FS + reach, recording.segments[0])
-    return preprocessor.whiten(preprocessor.filter(raw))
+    return preprocessor.whiten(preprocessor.filter(raw, blocks[0]))
 
 
 def test_clusters_are_averaged_on_whitened_traces_also_at_borders(session):
