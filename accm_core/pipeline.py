@@ -284,7 +284,6 @@ def _refine_templates(
     """
     recording, params = shank.recording, shank.params
     blocks = spread_blocks(cut_blocks(recording.segments, recording.sampling_frequency), REFINE_BLOCKS)
-    bank = bank.select(~find_sums(bank, params.match))
     on_round = shank.report("refine")
     matches, average = recover_spikes(
         recording,
@@ -307,8 +306,11 @@ def _refine_templates(
     refined = average.counts > params.cluster.min_size
     templates = np.where(refined[:, None, None], silence_channels(average.mean()), bank.templates)
     scale_std = measure_scale_std(matches, bank, params.match)
-    fires = np.bincount(matches.unit_index, minlength=len(bank.energy)) > 0
-    return _build_bank(shank, preprocessor, templates[fires], scale_std[fires])
+    counts = np.bincount(matches.unit_index, minlength=len(bank.energy))
+    fires = counts > 0
+    bank = _build_bank(shank, preprocessor, templates[fires], scale_std[fires])
+    max_lag = to_samples(params.match.ms_before, recording.sampling_frequency)
+    return bank.select(~find_sums(bank, counts[fires], max_lag))
 
 
 def _build_bank(

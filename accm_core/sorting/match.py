@@ -25,6 +25,8 @@ BAND_POWER = 0.999
 """Share of the fits' power in the frequencies that are computed."""
 FREQUENCY_TILE = 256
 """Frequencies worked on at once: small enough for the processor's cache."""
+MAX_REVISIONS, MAX_MOVE = 3, 0.1
+"""Times that overlapping spikes are taken back and explained anew; samples that a spike may still move by."""
 NEGLIGIBLE = 0.02
 """Pairs whose largest cross-correlation is below this share of the smaller energy do not interact."""
 
@@ -310,7 +312,7 @@ def _gain(fit, energy, prior, min_scale):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _refresh(fits, energy, prior, min_scale, first, last, best_gain, best_unit):  # type: ignore[no-untyped-def]
+def _refresh(fits, blocked, energy, prior, min_scale, first, last, best_gain, best_unit):  # type: ignore[no-untyped-def]
     """Best unit at each sample from ``first`` to ``last``."""
     best_gain[first:last] = 0.0
     for unit in range(len(energy)):
@@ -319,7 +321,7 @@ def _refresh(fits, energy, prior, min_scale, first, last, best_gain, best_unit):
         least = min_scale * energy[unit]
         for t in range(first, last):
             fit = fits[unit, t]
-            if fit >= least:
+            if fit >= least and blocked[unit, t] == 0:
                 gain = (fit + p) * (fit + p) * scale - p
                 if gain > best_gain[t]:
                     best_gain[t] = gain
@@ -328,40 +330,154 @@ def _refresh(fits, energy, prior, min_scale, first, last, best_gain, best_unit):
 
 @numba.njit(cache=True, nogil=True)
 def _pursue(fits, energy, prior, pair_row, correlations, threshold, min_scale, reach, refractory):  # type: ignore[no-untyped-def]
-    num_samples = fits.shape[1]
+    num_units, num_samples = fits.shape
     best_gain = np.zeros(num_samples, dtype=np.float32)
     best_unit = np.zeros(num_samples, dtype=np.int64)
-    _refresh(fits, energy, prior, min_scale, reach, num_samples - reach, best_gain, best_unit)
+    # how many spikes of the unit itself forbid one here
+    blocked = np.zeros((num_units, num_samples), dtype=np.uint8)
+    start, stop = reach, num_samples - reach
+    _refresh(fits, blocked, energy, prior, min_scale, start, stop, best_gain, best_unit)
     samples = [np.int64(0) for _ in range(0)]
     units = [np.int64(0) for _ in range(0)]
     values = [(np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)) for _ in range(0)]
-    found = True
-    while found:
-        found = False
-        t = reach
-        while t < num_samples - reach:
-            gain = best_gain[t]
-            if gain <= threshold or not _is_largest(best_gain, t, reach):
-                t += 1
+    for revision in range(MAX_REVISIONS + 1):
+        found = True
+        while found:
+            found = False
+            for t in range(start, stop):
+                if best_gain[t] <= threshold or not _is_largest(best_gain, t, reach):
+                    continue
+                found = True
+                unit = best_unit[t]
+                value = _take_out(
+                    fits,
+                    blocked,
+                    energy,
+                    prior,
+                    pair_row,
+                    correlations,
+                    min_scale,
+                    unit,
+                    t,
+                    reach,
+                    refractory,
+                )
+                samples.append(t)
+                units.append(unit)
+                values.append(value)
+                first, last = max(t - reach, start), min(t + reach + 1, stop)
+                _refresh(fits, blocked, energy, prior, min_scale, first, last, best_gain, best_unit)
+        if revision == MAX_REVISIONS:
+            break
+        changed = False
+        order = (
+            np.argsort(np.array(samples, dtype=np.int64), kind="mergesort")
+            if len(samples)
+            else np.zeros(0, np.int64)
+        )
+        for rank in range(len(order)):
+            k = order[rank]
+            if samples[k] < 0 or not _has_rival(samples, units, order, rank, pair_row, reach):
                 continue
-            found = True
-            unit = best_unit[t]
-            offset, fit = _between_samples(fits[unit], t)
-            scale = (fit + prior[unit]) / (energy[unit] + prior[unit])
-            probability = _posterior(fits, energy, pair_row, prior, min_scale, unit, t, gain)
-            samples.append(t)
-            units.append(unit)
-            values.append((np.float32(offset), np.float32(scale), gain, np.float32(probability)))
-            first, last = max(t - reach, 0), min(t + reach + 1, num_samples)
-            _subtract(fits, pair_row, correlations, unit, t, offset, scale, first, last)
-            fits[unit, max(t - refractory, 0) : t + refractory + 1] = -1e9
-            first, last = max(first, reach), min(last, num_samples - reach)
-            _refresh(fits, energy, prior, min_scale, first, last, best_gain, best_unit)
-            t += 1
-    table = np.zeros((len(samples), 4), dtype=np.float32)
-    for k in range(len(samples)):
-        table[k, 0], table[k, 1], table[k, 2], table[k, 3] = values[k]
-    return np.array(samples, dtype=np.int64), np.array(units, dtype=np.int64), table
+            t, unit, old = samples[k], units[k], values[k]
+            _put_back(fits, blocked, pair_row, correlations, unit, t, old, reach, refractory)
+            new_unit, new_t, gain = _find_best(
+                fits,
+                blocked,
+                energy,
+                prior,
+                pair_row,
+                min_scale,
+                unit,
+                max(t - refractory, start),
+                min(t + refractory + 1, stop),
+            )
+            if gain <= threshold:
+                changed = True
+                samples[k] = -1
+            else:
+                values[k] = _take_out(
+                    fits,
+                    blocked,
+                    energy,
+                    prior,
+                    pair_row,
+                    correlations,
+                    min_scale,
+                    new_unit,
+                    new_t,
+                    reach,
+                    refractory,
+                )
+                moved = abs(new_t + values[k][0] - t - old[0])
+                changed = changed or new_unit != unit or moved > MAX_MOVE
+                samples[k], units[k] = new_t, new_unit
+            first = max(min(t, new_t) - reach, start)
+            last = min(max(t, new_t) + reach + 1, stop)
+            _refresh(fits, blocked, energy, prior, min_scale, first, last, best_gain, best_unit)
+        if not changed:
+            break
+    kept = [k for k in range(len(samples)) if samples[k] >= 0]
+    table = np.zeros((len(kept), 4), dtype=np.float32)
+    kept_samples, kept_units = np.zeros(len(kept), dtype=np.int64), np.zeros(len(kept), dtype=np.int64)
+    for row in range(len(kept)):
+        k = kept[row]
+        kept_samples[row], kept_units[row] = samples[k], units[k]
+        table[row, 0], table[row, 1], table[row, 2], table[row, 3] = values[k]
+    return kept_samples, kept_units, table
+
+
+@numba.njit(cache=True, nogil=True)
+def _take_out(fits, blocked, energy, prior, pair_row, correlations, min_scale, unit, t, reach, refractory):  # type: ignore[no-untyped-def]
+    """Explain a spike of ``unit`` at ``t``: its offset, scale, gain and probability."""
+    offset, fit = _between_samples(fits[unit], t)
+    gain = _gain(fits[unit, t], energy[unit], prior[unit], min_scale)
+    scale = (fit + prior[unit]) / (energy[unit] + prior[unit])
+    probability = _posterior(fits, blocked, energy, pair_row, prior, min_scale, unit, t, gain)
+    first, last = max(t - reach, 0), min(t + reach + 1, fits.shape[1])
+    _subtract(fits, pair_row, correlations, unit, t, offset, scale, first, last)
+    blocked[unit, max(t - refractory, 0) : t + refractory + 1] += np.uint8(1)
+    return np.float32(offset), np.float32(scale), np.float32(gain), np.float32(probability)
+
+
+@numba.njit(cache=True, nogil=True)
+def _put_back(fits, blocked, pair_row, correlations, unit, t, value, reach, refractory):  # type: ignore[no-untyped-def]
+    """Undo ``_take_out``."""
+    first, last = max(t - reach, 0), min(t + reach + 1, fits.shape[1])
+    _subtract(fits, pair_row, correlations, unit, t, value[0], -value[1], first, last)
+    blocked[unit, max(t - refractory, 0) : t + refractory + 1] -= np.uint8(1)
+
+
+@numba.njit(cache=True, nogil=True)
+def _find_best(fits, blocked, energy, prior, pair_row, min_scale, unit, first, last):  # type: ignore[no-untyped-def]
+    """Best explanation from ``first`` to ``last`` by a unit that touches ``unit``."""
+    best_unit, best_t, best_gain = unit, first, np.float32(0.0)
+    for other in range(len(energy)):
+        if pair_row[unit, other] < 0:
+            continue
+        for s in range(first, last):
+            if blocked[other, s] == 0:
+                gain = _gain(fits[other, s], energy[other], prior[other], min_scale)
+                if gain > best_gain:
+                    best_unit, best_t, best_gain = other, s, gain
+    return best_unit, best_t, best_gain
+
+
+@numba.njit(cache=True, nogil=True)
+def _has_rival(samples, units, order, rank, pair_row, reach):  # type: ignore[no-untyped-def]
+    """Whether another spike within reach touches this one's unit."""
+    k = order[rank]
+    for step in (-1, 1):
+        other = rank + step
+        while 0 <= other < len(order):
+            j = order[other]
+            if samples[j] >= 0:
+                if abs(samples[j] - samples[k]) > 2 * reach:
+                    break
+                if abs(samples[j] - samples[k]) <= reach and pair_row[units[k], units[j]] >= 0:
+                    return True
+            other += step
+    return False
 
 
 @numba.njit(cache=True, nogil=True)
@@ -381,14 +497,14 @@ def _between_samples(fit, t):  # type: ignore[no-untyped-def]
     """Vertex of the parabola through the fit at t - 1, t, t + 1: its offset and height."""
     before, middle, after = fit[t - 1], fit[t], fit[t + 1]
     curvature = before - 2.0 * middle + after
-    if curvature >= 0.0 or before < -1e8 or after < -1e8:
+    if curvature >= 0.0:
         return 0.0, middle
     offset = min(0.5, max(-0.5, 0.5 * (before - after) / curvature))
     return offset, middle - 0.25 * (before - after) * offset
 
 
 @numba.njit(cache=True, nogil=True)
-def _posterior(fits, energy, pair_row, prior, min_scale, unit, t, gain):  # type: ignore[no-untyped-def]
+def _posterior(fits, blocked, energy, pair_row, prior, min_scale, unit, t, gain):  # type: ignore[no-untyped-def]
     """Probability of the chosen unit against noise and against the units it could be taken for."""
     total = 1.0 + np.exp(-0.5 * gain)
     for other in range(len(energy)):
@@ -396,7 +512,8 @@ def _posterior(fits, energy, pair_row, prior, min_scale, unit, t, gain):  # type
             continue
         rival = np.float32(0.0)
         for s in range(t - 3, t + 4):
-            rival = max(rival, _gain(fits[other, s], energy[other], prior[other], min_scale))
+            if blocked[other, s] == 0:
+                rival = max(rival, _gain(fits[other, s], energy[other], prior[other], min_scale))
         if rival > 0.0:
             total += np.exp(min(0.0, 0.5 * (rival - gain)))
     return 1.0 / total

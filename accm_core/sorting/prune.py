@@ -1,18 +1,19 @@
 """Drop templates that are no unit: too weak to be told from noise, or the sum of other units."""
 
-from dataclasses import replace
-
+import numba
 import numpy as np
 
 from accm_core.params import MatchParams
-from accm_core.sorting.match import Matches, TemplateBank, pursue_fits
+from accm_core.sorting.match import Matches, TemplateBank
 
-EXPLAINED = 0.97
-"""Share of a template's energy that other units, at least two, must explain for it to be their sum."""
+EXPLAINED = 0.96
+"""Share of a template's energy that two other units must explain for it to be their sum."""
 MIN_MEDIAN_SCALE = 0.85
 """A template is the mean of its own spikes: half of them are larger than about this."""
-SCALE_TOLERANCE = 0.3
+SCALE_TOLERANCE = 0.4
 """In a true sum each of them has about its own amplitude: its scale is this close to 1."""
+MIN_DETERMINANT = 1e-3
+"""Parts that are more alike than this are one and cannot be fitted both."""
 
 
 def find_weak(
@@ -40,13 +41,16 @@ def find_weak(
     return (np.sqrt(bank.energy) < params.min_snr) | ((heights > 0) & (heights < params.min_peak))
 
 
-def find_sums(bank: TemplateBank, params: MatchParams) -> np.ndarray:
-    """Mask of templates that are sums of others, as clusters of colliding spikes give.
+def find_sums(bank: TemplateBank, counts: np.ndarray, max_lag: int) -> np.ndarray:
+    """Mask of templates that are sums of two others, as clusters of colliding spikes give.
 
     Parameters
     ----------
     bank : TemplateBank
-    params : MatchParams
+    counts : ndarray of shape (n_units,), int64
+        Spikes of each unit. Two neurons fire together less often than either does.
+    max_lag : int
+        Largest delay between the template and either part, samples.
 
     Returns
     -------
@@ -54,31 +58,51 @@ def find_sums(bank: TemplateBank, params: MatchParams) -> np.ndarray:
 
     Notes
     -----
-    Each template is itself explained by matching, with all units but itself and those already
-    dropped; weaker units are tried first.
+    All pairs of more frequent units are tried at all delays, each part with the scale that fits best: a sum
+    taken apart one unit after the other often begins with a third that looks like it.
     """
-    num_units = len(bank.energy)
-    # a narrow prior would pull every scale to 1
-    bank = replace(bank, prior=np.full(num_units, params.scale_std**-2, dtype=np.float32))
-    is_sum = np.zeros(num_units, dtype=bool)
-    reach = bank.num_samples
-    for unit in np.argsort(bank.energy, kind="stable"):
-        others = np.flatnonzero((bank.pair_row[unit] >= 0) & ~is_sum)
-        others = others[others != unit]
-        if len(others) < 2:
-            continue
-        # the template stands alone in silence: its fits are the cross-correlations
-        fits = np.zeros((num_units, 4 * reach - 1), dtype=np.float32)
-        fits[others, reach : 3 * reach - 1] = bank.correlations[bank.pair_row[unit, others]]
-        matches = pursue_fits(fits, bank, params, refractory=reach)
-        energy = bank.energy[matches.unit_index]
-        prior = bank.prior[matches.unit_index]
-        fit = matches.scale * (energy + prior) - prior
-        explained = (2 * matches.scale * fit - matches.scale**2 * energy).sum()
-        several = len(np.unique(matches.unit_index)) >= 2
-        own_size = (np.abs(matches.scale - 1) <= SCALE_TOLERANCE).all()
-        is_sum[unit] = several and own_size and explained >= EXPLAINED * bank.energy[unit]
+    is_sum = np.zeros(len(bank.energy), dtype=bool)
+    for unit in np.argsort(counts, kind="stable"):
+        parts = np.flatnonzero((bank.pair_row[unit] >= 0) & (counts > counts[unit]) & ~is_sum)
+        if len(parts) >= 2:
+            explained = _explain_by_pair(
+                unit, parts, bank.energy, bank.pair_row, bank.correlations, max_lag, SCALE_TOLERANCE
+            )
+            is_sum[unit] = explained >= EXPLAINED * bank.energy[unit]
     return is_sum
+
+
+@numba.njit(cache=True, nogil=True)
+def _explain_by_pair(unit, parts, energy, pair_row, correlations, max_lag, tolerance):  # type: ignore[no-untyped-def]
+    """Energy of the unit's template that the best sum of two parts explains."""
+    middle = correlations.shape[1] // 2
+    best = 0.0
+    for i in range(len(parts)):
+        first = parts[i]
+        own = energy[first]
+        for j in range(i):
+            second = parts[j]
+            other, row = energy[second], pair_row[first, second]
+            for lag in range(-max_lag, max_lag + 1):
+                fit = correlations[pair_row[unit, first], middle + lag]
+                if fit <= 0:
+                    continue
+                for other_lag in range(-max_lag, max_lag + 1):
+                    other_fit = correlations[pair_row[unit, second], middle + other_lag]
+                    if other_fit <= 0:
+                        continue
+                    apart = middle + other_lag - lag
+                    shared = 0.0
+                    if row >= 0 and 0 <= apart < correlations.shape[1]:
+                        shared = correlations[row, apart]
+                    determinant = own * other - shared * shared
+                    if determinant <= MIN_DETERMINANT * own * other:
+                        continue
+                    scale = (fit * other - shared * other_fit) / determinant
+                    other_scale = (other_fit * own - shared * fit) / determinant
+                    if abs(scale - 1) <= tolerance and abs(other_scale - 1) <= tolerance:
+                        best = max(best, scale * fit + other_scale * other_fit)
+    return best
 
 
 def find_misfits(matches: Matches, num_units: int) -> np.ndarray:
