@@ -19,7 +19,7 @@ from accm_core.signal.preprocess import Preprocessor, measure_preprocessor
 from accm_core.sorting.cluster import cluster_neighborhoods
 from accm_core.sorting.match import TemplateBank, build_bank
 from accm_core.sorting.merge import merge_clusters, merge_duplicates
-from accm_core.sorting.prune import find_misfits, find_sums, find_weak
+from accm_core.sorting.prune import find_crowds, find_misfits, find_sums, find_weak
 from accm_core.sorting.recover import measure_scale_std, recover_spikes
 from accm_core.sorting.result import ShankResult, build_sorting
 from accm_core.sorting.templates import Window, average_clusters, center_templates
@@ -177,7 +177,9 @@ def _sort_shank(shank: _Shank) -> ShankResult:
         on_block=shank.report("match"),
     )
     weak = find_weak(bank, average.mean(), preprocessor.noise_levels_uV, params.match)
-    is_unit = ~(weak | find_misfits(matches, len(bank.energy)))
+    num_observed = sum(block.stop - block.start for block in blocks)
+    crowds = find_crowds(matches, len(bank.energy), num_observed, fs)
+    is_unit = ~(weak | crowds | find_misfits(matches, len(bank.energy)))
     logger.info("%d units of %d templates", is_unit.sum(), len(is_unit))
     if not is_unit.any():
         return ShankResult.without_units(preprocessor, "no template stands out of the noise")

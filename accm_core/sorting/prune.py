@@ -1,4 +1,4 @@
-"""Drop templates that are no unit: too weak to be told from noise, or the sum of other units."""
+"""Find templates that are no unit: too weak, sums of other units, crowds of far ones, misfits."""
 
 import numba
 import numpy as np
@@ -8,6 +8,10 @@ from accm_core.sorting.match import Matches, TemplateBank
 
 EXPLAINED = 0.96
 """Share of a template's energy that two other units must explain for it to be their sum."""
+CLOSE_MS = 1.5
+"""Two spikes of one neuron are further apart (Hill, Mehta & Kleinfeld 2011)."""
+MAX_CLOSE_RATIO, MAX_CLOSE_SHARE, MIN_CLOSE = 2.0, 0.05, 20
+"""Intervals under ``CLOSE_MS``: of what unrelated spikes would give, of all, and at least, of a crowd."""
 MIN_MEDIAN_SCALE = 0.85
 """A template is the mean of its own spikes: half of them are larger than about this."""
 SCALE_TOLERANCE = 0.4
@@ -121,3 +125,36 @@ def find_misfits(matches: Matches, num_units: int) -> np.ndarray:
     for unit in np.unique(matches.unit_index):
         medians[unit] = np.median(matches.scale[matches.unit_index == unit])
     return medians < MIN_MEDIAN_SCALE
+
+
+def find_crowds(matches: Matches, num_units: int, num_samples: int, sampling_frequency: float) -> np.ndarray:
+    """Mask of units that fire within ``CLOSE_MS`` of themselves more often than unrelated spikes would.
+
+    Far neurons that fire together, or one spike found twice, give such trains; no neuron does.
+
+    Parameters
+    ----------
+    matches : Matches
+        In order of time.
+    num_units : int
+    num_samples : int
+        That were observed.
+    sampling_frequency : float
+        Hz.
+
+    Returns
+    -------
+    ndarray of shape (n_units,), bool
+    """
+    is_crowd = np.zeros(num_units, dtype=bool)
+    close = CLOSE_MS * 1e-3 * sampling_frequency
+    for unit in range(num_units):
+        samples = matches.sample_index[matches.unit_index == unit]
+        num_close = int((np.diff(samples) < close).sum())
+        by_chance = len(samples) ** 2 * close / num_samples
+        is_crowd[unit] = (
+            num_close >= MIN_CLOSE
+            and num_close > MAX_CLOSE_RATIO * by_chance
+            and num_close > MAX_CLOSE_SHARE * len(samples)
+        )
+    return is_crowd

@@ -5,10 +5,16 @@ import pytest
 
 from accm_core.params import MatchParams
 from accm_core.sorting.match import Matches, build_bank
-from accm_core.sorting.prune import MIN_MEDIAN_SCALE, find_misfits, find_sums, find_weak
+from accm_core.sorting.prune import (
+    MIN_CLOSE,
+    MIN_MEDIAN_SCALE,
+    find_crowds,
+    find_misfits,
+    find_sums,
+    find_weak,
+)
 
 NUM_BEFORE, NUM_SAMPLES, NUM_CHANNELS = 30, 90, 8
-PARAMS = MatchParams()
 WHITE = np.r_[1.0, np.zeros(99)]
 TIME = np.arange(NUM_SAMPLES) - NUM_BEFORE
 
@@ -30,8 +36,10 @@ def make_bank(templates):
     return build_bank(templates, NUM_BEFORE, WHITE, np.full(len(templates), 0.1))
 
 
-def sums_among(templates):
-    return find_sums(make_bank(templates), PARAMS).tolist()
+def sums_among(templates, counts=None):
+    """The later a template stands, the rarer it is, unless its counts are given."""
+    counts = 1000 - np.arange(len(templates)) if counts is None else np.array(counts)
+    return find_sums(make_bank(templates), counts, max_lag=30).tolist()
 
 
 def test_true_units_are_no_sums():
@@ -41,14 +49,30 @@ def test_true_units_are_no_sums():
 @pytest.mark.parametrize("delay", [-20, -6, 0, 3, 9, 20])
 @pytest.mark.parametrize("position", [0, 3])
 def test_a_sum_of_two_is_found_wherever_it_stands(delay, position):
-    templates = list(UNITS)
+    templates, counts = list(UNITS), [900, 300, 800]
     templates.insert(position, unit(*A) + unit(*B, delay=delay))
-    assert sums_among(templates) == [k == position for k in range(4)]
+    counts.insert(position, 200)
+    assert sums_among(templates, counts) == [k == position for k in range(4)]
 
 
-def test_a_sum_of_three_is_found():
-    total = unit(*A) + unit(*B, delay=5) + unit(*C, delay=-7)
-    assert sums_among([*UNITS, total]) == [False, False, False, True]
+def test_a_third_unit_that_looks_like_the_sum_does_not_hide_it():
+    """Taken apart one after the other, the sum would begin with the third."""
+    total = UNITS[0] + UNITS[1]
+    third = total + 0.5 * unit(*C, delay=9)
+    assert sums_among([*UNITS, third, total]) == [False, False, False, False, True]
+
+
+def test_what_fires_more_often_than_its_parts_is_no_sum():
+    total = UNITS[0] + unit(*B, delay=4)
+    assert sums_among([*UNITS, total], [900, 300, 800, 250]) == [False, False, False, True]
+    assert sums_among([*UNITS, total], [900, 300, 800, 300]) == [False] * 4
+
+
+def test_parts_farther_apart_than_the_lag_are_not_tried():
+    total = UNITS[0] + unit(*B, delay=20)
+    bank, counts = make_bank([*UNITS, total]), np.array([900, 300, 800, 200])
+    assert find_sums(bank, counts, max_lag=25).tolist() == [False, False, False, True]
+    assert find_sums(bank, counts, max_lag=15).tolist() == [False] * 4
 
 
 def test_several_sums_are_found_and_do_not_explain_each_other_away():
@@ -74,16 +98,8 @@ def test_what_is_not_the_sum_of_units_stays(other):
 def test_one_unit_or_none():
     assert sums_among(UNITS[:1]) == [False]
     empty = make_bank(UNITS).select(np.zeros(3, bool))
-    assert find_sums(empty, PARAMS).tolist() == []
+    assert find_sums(empty, np.zeros(0, np.int64), 30).tolist() == []
     assert weak_among([], bank=empty) == []
-
-
-def test_the_bank_is_left_as_it_is():
-    bank = make_bank([*UNITS, UNITS[0] + UNITS[1]])
-    before = bank.correlations.copy(), bank.prior.copy()
-    find_sums(bank, PARAMS)
-    np.testing.assert_array_equal(bank.correlations, before[0])
-    np.testing.assert_array_equal(bank.prior, before[1])
 
 
 def weak_among(heights, bank, **changes):
@@ -120,3 +136,33 @@ def test_misfits_match_what_is_smaller_than_they_are():
     matches = Matches(np.arange(len(scale)), zeros, unit_index[order], scale[order], zeros, zeros)
     assert find_misfits(matches, 5).tolist() == [False, True, False, False, False]
     assert find_misfits(Matches.empty(), 2).tolist() == [False, False]
+
+
+FS, NUM_OBSERVED = 10_000, 3_000_000
+
+
+def crowds_among(trains):
+    samples = np.concatenate([np.asarray(train, np.int64) for train in trains])
+    units = np.repeat(np.arange(len(trains)), [len(train) for train in trains])
+    order = np.argsort(samples, kind="stable")
+    zeros = np.zeros(len(samples), np.float32)
+    matches = Matches(samples[order], zeros, units[order], zeros, zeros, zeros)
+    return find_crowds(matches, len(trains), NUM_OBSERVED, FS).tolist()
+
+
+def test_crowds_fire_close_to_themselves_more_often_than_chance():
+    rng = np.random.default_rng(0)
+    unrelated = np.sort(
+        rng.choice(NUM_OBSERVED, 12_000, replace=False)
+    )  # 40 Hz: 6 % of intervals under 1.5 ms
+    neuron = np.arange(0, NUM_OBSERVED, 300)
+    doublets = np.sort(np.concatenate([neuron[:3000], neuron[:3000] + 9]))
+    assert crowds_among([unrelated, neuron, doublets, []]) == [False, False, True, False]
+
+
+def test_a_few_close_spikes_make_no_crowd():
+    neuron = np.arange(0, NUM_OBSERVED, 3000)
+    few = np.sort(np.concatenate([neuron[:300], neuron[: MIN_CLOSE - 1] + 9]))
+    more = np.sort(np.concatenate([neuron[:300], neuron[:MIN_CLOSE] + 9]))
+    rare = np.sort(np.concatenate([neuron, neuron[:MIN_CLOSE] + 9]))
+    assert crowds_among([few, more, rare]) == [False, True, False]
