@@ -213,7 +213,7 @@ DELAYS = [-25, -12, -6, -3, 0, 3, 6, 12, 25]
 @pytest.mark.parametrize("delay", DELAYS)
 @pytest.mark.parametrize("seed", range(3))
 def test_overlapping_spikes_are_split_into_their_units(delay, seed):
-    """The two share their channels: what the first takes of the second is given back when both are revised."""
+    """The two share their channels: what one takes of the other is given back when both are revised."""
     planted = [(0, CENTRE, 1.0), (1, CENTRE + delay + 0.3, 0.95)]
     found = match(plant(planted, noise=1.0, seed=seed))
     assert sorted(found.unit_index.tolist()) == [0, 1]
