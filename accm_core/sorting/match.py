@@ -362,7 +362,7 @@ def _pursue(fits, energy, prior, pair_row, correlations, threshold, min_scale, r
                     reach,
                     refractory,
                 )
-                samples.append(t)
+                samples.append(np.int64(t))
                 units.append(unit)
                 values.append(value)
                 first, last = max(t - reach, start), min(t + reach + 1, stop)
@@ -394,7 +394,7 @@ def _pursue(fits, energy, prior, pair_row, correlations, threshold, min_scale, r
             )
             if gain <= threshold:
                 changed = True
-                samples[k] = -1
+                samples[k] = np.int64(-1)
             else:
                 values[k] = _take_out(
                     fits,
@@ -411,7 +411,7 @@ def _pursue(fits, energy, prior, pair_row, correlations, threshold, min_scale, r
                 )
                 moved = abs(new_t + values[k][0] - t - old[0])
                 changed = changed or new_unit != unit or moved > MAX_MOVE
-                samples[k], units[k] = new_t, new_unit
+                samples[k], units[k] = np.int64(new_t), np.int64(new_unit)
             first = max(min(t, new_t) - reach, start)
             last = min(max(t, new_t) + reach + 1, stop)
             _refresh(fits, blocked, energy, prior, min_scale, first, last, best_gain, best_unit)
