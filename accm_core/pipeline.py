@@ -22,6 +22,7 @@ from accm_core.sorting.merge import merge_clusters, merge_duplicates
 from accm_core.sorting.prune import find_crowds, find_misfits, find_sums, find_weak
 from accm_core.sorting.recover import measure_scale_std, recover_spikes
 from accm_core.sorting.result import ShankResult, build_sorting
+from accm_core.sorting.split import split_units
 from accm_core.sorting.templates import Window, average_clusters, center_templates
 from accm_core.types import ProgressCallback, Recording, Snippets, Sorting
 
@@ -164,7 +165,9 @@ def _sort_shank(shank: _Shank) -> ShankResult:
         return ShankResult.without_units(preprocessor, "no cluster is large enough")
 
     bank = _learn_templates(shank, preprocessor, snippets, labels, neighborhood_of)
-    for number in range(REFINE_ROUNDS):
+    bank = _refine_templates(shank, preprocessor, bank, 0)
+    bank = _split_templates(shank, preprocessor, bank)
+    for number in range(1, REFINE_ROUNDS):
         bank = _refine_templates(shank, preprocessor, bank, number)
     matches, average = recover_spikes(
         recording,
@@ -313,6 +316,24 @@ def _refine_templates(
     bank = _build_bank(shank, preprocessor, templates[fires], scale_std[fires])
     max_lag = to_samples(params.match.ms_before, recording.sampling_frequency)
     return bank.select(~find_sums(bank, counts[fires], max_lag))
+
+
+def _split_templates(shank: _Shank, preprocessor: Preprocessor, bank: TemplateBank) -> TemplateBank:
+    """Take units of several neurons apart."""
+    recording, params = shank.recording, shank.params
+    templates = split_units(
+        recording,
+        preprocessor,
+        spread_blocks(cut_blocks(recording.segments, recording.sampling_frequency), REFINE_BLOCKS),
+        bank,
+        params.match,
+        seed=shank.seed,
+        run=params.run,
+    )
+    if len(templates) == len(bank.energy):
+        return bank
+    logger.info("%d units taken apart into %d", len(bank.energy), len(templates))
+    return _build_bank(shank, preprocessor, templates)
 
 
 def _build_bank(

@@ -160,8 +160,7 @@ def build_bank(
     a few where the noise is white, that is on L^-1 w.
     """
     num_units, num_samples, num_channels = templates.shape
-    covariance = linalg.toeplitz(autocovariance[:num_samples])
-    root = np.linalg.cholesky(covariance + RIDGE * autocovariance[0] * np.eye(num_samples))
+    root = noise_root(autocovariance, num_samples)
     courses = templates.transpose(0, 2, 1).reshape(-1, num_samples)
     courses = linalg.solve_triangular(root, courses.T, lower=True).T
     _, values, vectors = np.linalg.svd(courses, full_matrices=False)
@@ -182,6 +181,12 @@ def build_bank(
         pair_row=pair_row,
         correlations=correlations,
     )
+
+
+def noise_root(autocovariance: np.ndarray, num_samples: int) -> np.ndarray:
+    """Lower Cholesky factor of the noise's covariance over time, (num_samples, num_samples)."""
+    covariance = linalg.toeplitz(autocovariance[:num_samples])
+    return np.linalg.cholesky(covariance + RIDGE * autocovariance[0] * np.eye(num_samples))
 
 
 def _find_bandwidth(kernels: np.ndarray, autocovariance: np.ndarray) -> float:

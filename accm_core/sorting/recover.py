@@ -66,7 +66,7 @@ def recover_spikes(
         inside = (found.sample_index >= margin) & (found.sample_index < len(traces) - margin)
         clean = inside & (found.probability > MIN_PROBABILITY) & (np.abs(found.scale - 1) < MAX_DEVIATION)
         clean &= ~find_overlaps(found, bank, bank.num_samples)
-        rows = _first_of_each(found.unit_index, clean, quota)
+        rows = first_of_each(found.unit_index, clean, quota)
         sums = sum_waveforms(
             traces if whitened else filtered,
             found.sample_index[rows],
@@ -135,7 +135,7 @@ def find_overlaps(matches: Matches, bank: TemplateBank, reach: int) -> np.ndarra
     return overlaps
 
 
-def _first_of_each(unit_index: np.ndarray, mask: np.ndarray, quota: int) -> np.ndarray:
+def first_of_each(unit_index: np.ndarray, mask: np.ndarray, quota: int) -> np.ndarray:
     """Rows of the first ``quota`` spikes of each unit within the mask."""
     rows = np.flatnonzero(mask)
     order = np.argsort(unit_index[rows], kind="stable")

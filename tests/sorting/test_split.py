@@ -1,0 +1,118 @@
+"""Units of several neurons: taken apart when their shapes differ, left alone when they only vary or move."""
+
+import numpy as np
+import pytest
+
+from accm_core.params import MatchParams, RunParams, SignalParams
+from accm_core.signal.chunks import cut_blocks, read_padded
+from accm_core.signal.preprocess import fit_preprocessor
+from accm_core.sorting.match import build_bank, noise_root
+from accm_core.sorting.split import MIN_WAVEFORMS, split_units, tell_neurons
+from accm_core.types import ArrayRecording
+
+NUM_BEFORE, NUM_SAMPLES = 20, 60
+TIME = np.arange(NUM_SAMPLES) - NUM_BEFORE
+WHITE = np.r_[1.0, np.zeros(NUM_SAMPLES)]
+ROOT = noise_root(WHITE, NUM_SAMPLES)
+
+
+def spike(width, tail, time=TIME):
+    """Same depth, another width and after-potential, (n, 2)."""
+    shape = -np.exp(-0.5 * (time / width) ** 2) + tail * np.exp(-0.5 * ((time - 15) / 7) ** 2)
+    return 6 * shape[:, None] * [1.0, 0.6]
+
+
+FIRST, SECOND = spike(4.0, 0.2), spike(5.5, 0.55)
+
+
+def make_waveforms(templates, size=600, scale_std=0.0, jitter=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for template in templates:
+        for _ in range(size):
+            moved = template + rng.normal(0, jitter) * np.gradient(template, axis=0)
+            rows.append(rng.normal(1, scale_std) * moved + rng.normal(0, 1, template.shape))
+    order = rng.permutation(len(rows))
+    truth = np.repeat(np.arange(len(templates)), size)[order]
+    return np.stack(rows)[order].astype(np.float32), truth
+
+
+def tell(waveforms, period=None, seed=0):
+    period = np.arange(len(waveforms)) * 20 // len(waveforms) if period is None else period
+    return tell_neurons(waveforms, period, waveforms.mean(axis=0), ROOT, seed=seed)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_neurons_are_told_apart(seed):
+    waveforms, truth = make_waveforms([FIRST, SECOND], seed=seed)
+    labels = tell(waveforms)
+    assert set(labels) == {0, 1}
+    agreement = np.mean(labels == truth)
+    assert max(agreement, 1 - agreement) > 0.9
+
+
+def test_three_neurons_are_told_apart():
+    labels = tell(make_waveforms([FIRST, SECOND, spike(4.0, 0.8)])[0])
+    assert set(labels) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("scale_std", "jitter"), [(0.0, 0.0), (0.2, 0.0), (0.0, 0.5)])
+def test_one_neuron_of_varying_size_and_time_stays_one(scale_std, jitter, seed):
+    waveforms, _ = make_waveforms([FIRST], size=1200, scale_std=scale_std, jitter=jitter, seed=seed)
+    assert not tell(waveforms).any()
+
+
+def test_shapes_that_take_turns_are_one_neuron_that_moves():
+    waveforms, truth = make_waveforms([FIRST, SECOND])
+    assert tell(waveforms).any()
+    order = np.argsort(truth, kind="stable")  # the one in the first half, the other in the second
+    assert not tell(waveforms[order]).any()
+
+
+def test_few_spikes_stay_together():
+    waveforms, _ = make_waveforms([FIRST, 3 * SECOND], size=MIN_WAVEFORMS // 2 - 1)
+    assert not tell(waveforms).any()
+    assert len(tell_neurons(waveforms[:0], np.zeros(0, np.int64), FIRST, ROOT, seed=0)) == 0
+
+
+FS = 10_000
+
+
+def make_session(templates, duration_s=30, seed=0):
+    rng = np.random.default_rng(seed)
+    traces = rng.normal(0, 5, (duration_s * FS, 2))
+    places = np.arange(200, duration_s * FS - 200, 250)
+    neuron = rng.integers(0, len(templates), len(places))
+    for place, which in zip(places, neuron, strict=True):
+        traces[place - NUM_BEFORE : place - NUM_BEFORE + NUM_SAMPLES] += 12 * templates[which]
+    recording = ArrayRecording(traces=traces.astype(np.float32), sampling_frequency=FS)
+    blocks = cut_blocks(recording.segments, FS)
+    raw = [read_padded(recording, b.start - 200, b.stop + 200, b.segment) for b in blocks]
+    preprocessor = fit_preprocessor(raw, np.arange(2), np.zeros((2, 2)), SignalParams(), FS)
+    clean = np.zeros((1000, 2), np.float32)
+    clean[500 - NUM_BEFORE : 500 - NUM_BEFORE + NUM_SAMPLES] = 12 * np.mean(templates, axis=0)
+    start = 500 - preprocessor.margin - NUM_BEFORE
+    template = preprocessor.whiten(preprocessor.filter(clean, blocks[0]))[start : start + NUM_SAMPLES]
+    bank = build_bank(template[None], NUM_BEFORE, preprocessor.autocovariance, np.array([0.1]))
+    return recording, preprocessor, blocks, bank
+
+
+def split(session, num_workers=1):
+    recording, preprocessor, blocks, bank = session
+    return split_units(
+        recording, preprocessor, blocks, bank, MatchParams(), seed=0, run=RunParams(num_workers=num_workers)
+    )
+
+
+def test_a_unit_of_two_neurons_gets_two_templates():
+    session = make_session([FIRST, SECOND])
+    templates = split(session)
+    assert templates.shape == (2, NUM_SAMPLES, 2)
+    assert np.abs(templates[0] - templates[1]).max() > 0.5
+    np.testing.assert_array_equal(split(session, num_workers=2), templates)
+
+
+def test_a_unit_of_one_neuron_keeps_its_template():
+    session = make_session([FIRST])
+    np.testing.assert_array_equal(split(session), session[3].templates)
