@@ -107,7 +107,7 @@ def split_units(
             if labels.any():
                 part[:, channels[unit]] = own[labels == label].mean(axis=0)
             templates.append(part)
-    return np.stack(templates)
+    return np.array(templates, dtype=np.float32).reshape(-1, *bank.templates.shape[1:])
 
 
 def tell_neurons(

@@ -116,3 +116,9 @@ def test_a_unit_of_two_neurons_gets_two_templates():
 def test_a_unit_of_one_neuron_keeps_its_template():
     session = make_session([FIRST])
     np.testing.assert_array_equal(split(session), session[3].templates)
+
+
+def test_no_units_give_no_templates():
+    recording, preprocessor, blocks, bank = make_session([FIRST])
+    empty = bank.select(np.zeros(1, bool))
+    assert split((recording, preprocessor, blocks, empty)).shape == (0, NUM_SAMPLES, 2)
