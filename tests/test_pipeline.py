@@ -101,19 +101,7 @@ def test_clear_units_are_found_whatever_the_seed(seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "seed",
-    [
-        pytest.param(
-            3,
-            marks=pytest.mark.xfail(
-                reason="cells of the background, of SNR 6, come out as a ninth unit and are called good",
-                strict=False,
-            ),
-        ),
-        4,
-    ],
-)
+@pytest.mark.parametrize("seed", [3, 4])
 def test_units_of_a_dense_probe_are_found_and_only_they_are_good(seed):
     recording, truth = make_session(seed, duration_s=30, probe="poly32", num_channels=16, num_units=8)
     found = sort(recording, device="cpu")
