@@ -32,8 +32,8 @@ LEARN_BLOCKS = 900
 """Seconds of the recording, evenly spread, on which units are learned; spikes are matched in all of it."""
 TEMPLATE_BLOCKS = 150
 """Seconds, evenly spread, from which the clusters' templates are made."""
-REFINE_BLOCKS, REFINE_ROUNDS = 80, 2
-"""Seconds, evenly spread, on which templates are refined, and how often."""
+REFINE_BLOCKS, REFINE_STEPS = 80, 3
+"""Seconds, evenly spread, on which templates are refined, taken apart and refined again."""
 MIN_SPIKES = 100
 """Fewer peaks than this on a shank teach an encoder nothing: no units are sought."""
 MIN_CHANNEL_VISIBILITY = 0.5
@@ -165,10 +165,9 @@ def _sort_shank(shank: _Shank) -> ShankResult:
         return ShankResult.without_units(preprocessor, "no cluster is large enough")
 
     bank = _learn_templates(shank, preprocessor, snippets, labels, neighborhood_of)
-    bank = _refine_templates(shank, preprocessor, bank, 0)
-    bank = _split_templates(shank, preprocessor, bank)
-    for number in range(1, REFINE_ROUNDS):
-        bank = _refine_templates(shank, preprocessor, bank, number)
+    bank = _refine_templates(shank, preprocessor, bank, step=0)
+    bank = _split_templates(shank, preprocessor, bank, step=1)
+    bank = _refine_templates(shank, preprocessor, bank, step=2)
     matches, average = recover_spikes(
         recording,
         preprocessor,
@@ -281,7 +280,7 @@ def _learn_templates(
 
 
 def _refine_templates(
-    shank: _Shank, preprocessor: Preprocessor, bank: TemplateBank, number: int
+    shank: _Shank, preprocessor: Preprocessor, bank: TemplateBank, *, step: int
 ) -> TemplateBank:
     """Match on part of the recording, merge what is one unit, and average the matched spikes anew.
 
@@ -289,7 +288,6 @@ def _refine_templates(
     """
     recording, params = shank.recording, shank.params
     blocks = spread_blocks(cut_blocks(recording.segments, recording.sampling_frequency), REFINE_BLOCKS)
-    on_round = shank.report("refine")
     matches, average = recover_spikes(
         recording,
         preprocessor,
@@ -298,7 +296,7 @@ def _refine_templates(
         params.match,
         whitened=True,
         run=params.run,
-        on_block=lambda share: on_round((number + share) / REFINE_ROUNDS),
+        on_block=_report_step(shank, step),
     )
     matches, average = merge_duplicates(
         bank,
@@ -318,7 +316,9 @@ def _refine_templates(
     return bank.select(~find_sums(bank, counts[fires], max_lag))
 
 
-def _split_templates(shank: _Shank, preprocessor: Preprocessor, bank: TemplateBank) -> TemplateBank:
+def _split_templates(
+    shank: _Shank, preprocessor: Preprocessor, bank: TemplateBank, *, step: int
+) -> TemplateBank:
     """Take units of several neurons apart."""
     recording, params = shank.recording, shank.params
     templates = split_units(
@@ -329,11 +329,18 @@ def _split_templates(shank: _Shank, preprocessor: Preprocessor, bank: TemplateBa
         params.match,
         seed=shank.seed,
         run=params.run,
+        on_block=_report_step(shank, step),
     )
     if len(templates) == len(bank.energy):
         return bank
     logger.info("%d units taken apart into %d", len(bank.energy), len(templates))
     return _build_bank(shank, preprocessor, templates)
+
+
+def _report_step(shank: _Shank, step: int) -> Callable[[float], None]:
+    """Report the share of one step as one of the whole stage."""
+    on_share = shank.report("refine")
+    return lambda share: on_share((step + share) / REFINE_STEPS)
 
 
 def _build_bank(

@@ -7,6 +7,7 @@ threshold. Spikes that overlap are thereby split into their units.
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -293,8 +294,7 @@ def pursue_fits(fits: np.ndarray, bank: TemplateBank, params: MatchParams, *, re
     bank, params, refractory
         As for ``match_templates``.
     """
-    samples, units, values = _pursue(
-        fits,
+    model = _Model(
         bank.energy,
         bank.prior,
         bank.pair_row,
@@ -304,6 +304,7 @@ def pursue_fits(fits: np.ndarray, bank: TemplateBank, params: MatchParams, *, re
         bank.num_samples,
         refractory,
     )
+    samples, units, values = _pursue(fits, model)
     order = np.lexsort((units, samples))
     values = values[order]
     return Matches(samples[order], values[:, 0], units[order], values[:, 1], values[:, 2], values[:, 3])
@@ -316,14 +317,28 @@ def _gain(fit, energy, prior, min_scale):  # type: ignore[no-untyped-def]
     return (fit + prior) * (fit + prior) / (energy + prior) - prior
 
 
+class _Model(NamedTuple):
+    """What matching knows of the units, in the form that numba takes."""
+
+    energy: np.ndarray
+    prior: np.ndarray
+    pair_row: np.ndarray
+    correlations: np.ndarray
+    threshold: np.float32
+    min_scale: np.float32
+    reach: int
+    refractory: int
+
+
 @numba.njit(cache=True, nogil=True)
-def _refresh(fits, blocked, energy, prior, min_scale, first, last, best_gain, best_unit):  # type: ignore[no-untyped-def]
-    """Best unit at each sample from ``first`` to ``last``."""
+def _refresh(fits, blocked, model, first, last, best_gain, best_unit):  # type: ignore[no-untyped-def]
+    """Best unit at each sample from ``first`` to ``last``, except where no whole template fits."""
+    first, last = max(first, model.reach), min(last, fits.shape[1] - model.reach)
     best_gain[first:last] = 0.0
-    for unit in range(len(energy)):
-        p = prior[unit]
-        scale = np.float32(1.0) / (energy[unit] + p)
-        least = min_scale * energy[unit]
+    for unit in range(len(model.energy)):
+        p = model.prior[unit]
+        scale = np.float32(1.0) / (model.energy[unit] + p)
+        least = model.min_scale * model.energy[unit]
         for t in range(first, last):
             fit = fits[unit, t]
             if fit >= least and blocked[unit, t] == 0:
@@ -334,93 +349,22 @@ def _refresh(fits, blocked, energy, prior, min_scale, first, last, best_gain, be
 
 
 @numba.njit(cache=True, nogil=True)
-def _pursue(fits, energy, prior, pair_row, correlations, threshold, min_scale, reach, refractory):  # type: ignore[no-untyped-def]
-    num_units, num_samples = fits.shape
+def _pursue(fits, model):  # type: ignore[no-untyped-def]
+    """Take out all spikes, then revise those that overlap, until none moves."""
+    num_samples = fits.shape[1]
     best_gain = np.zeros(num_samples, dtype=np.float32)
     best_unit = np.zeros(num_samples, dtype=np.int64)
     # how many spikes of the unit itself forbid one here
-    blocked = np.zeros((num_units, num_samples), dtype=np.uint8)
-    start, stop = reach, num_samples - reach
-    _refresh(fits, blocked, energy, prior, min_scale, start, stop, best_gain, best_unit)
+    blocked = np.zeros(fits.shape, dtype=np.uint8)
+    _refresh(fits, blocked, model, 0, num_samples, best_gain, best_unit)
     samples = [np.int64(0) for _ in range(0)]
     units = [np.int64(0) for _ in range(0)]
     values = [(np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)) for _ in range(0)]
     for revision in range(MAX_REVISIONS + 1):
-        found = True
-        while found:
-            found = False
-            for t in range(start, stop):
-                if best_gain[t] <= threshold or not _is_largest(best_gain, t, reach):
-                    continue
-                found = True
-                unit = best_unit[t]
-                value = _take_out(
-                    fits,
-                    blocked,
-                    energy,
-                    prior,
-                    pair_row,
-                    correlations,
-                    min_scale,
-                    unit,
-                    t,
-                    reach,
-                    refractory,
-                )
-                samples.append(np.int64(t))
-                units.append(unit)
-                values.append(value)
-                first, last = max(t - reach, start), min(t + reach + 1, stop)
-                _refresh(fits, blocked, energy, prior, min_scale, first, last, best_gain, best_unit)
-        if revision == MAX_REVISIONS:
+        _take_all(fits, blocked, model, best_gain, best_unit, samples, units, values)
+        if revision == MAX_REVISIONS or len(samples) == 0:
             break
-        changed = False
-        order = (
-            np.argsort(np.array(samples, dtype=np.int64), kind="mergesort")
-            if len(samples)
-            else np.zeros(0, np.int64)
-        )
-        for rank in range(len(order)):
-            k = order[rank]
-            if samples[k] < 0 or not _has_rival(samples, units, order, rank, pair_row, reach):
-                continue
-            t, unit, old = samples[k], units[k], values[k]
-            _put_back(fits, blocked, pair_row, correlations, unit, t, old, reach, refractory)
-            new_unit, new_t, gain = _find_best(
-                fits,
-                blocked,
-                energy,
-                prior,
-                pair_row,
-                min_scale,
-                unit,
-                max(t - refractory, start),
-                min(t + refractory + 1, stop),
-            )
-            if gain <= threshold:
-                changed = True
-                samples[k] = np.int64(-1)
-            else:
-                values[k] = _take_out(
-                    fits,
-                    blocked,
-                    energy,
-                    prior,
-                    pair_row,
-                    correlations,
-                    min_scale,
-                    new_unit,
-                    new_t,
-                    reach,
-                    refractory,
-                )
-                moved = abs(new_t + values[k][0] - t - old[0])
-                changed = changed or new_unit != unit or moved > MAX_MOVE
-                samples[k], units[k] = np.int64(new_t), np.int64(new_unit)
-            first = max(min(t, new_t) - reach, start)
-            last = min(max(t, new_t) + reach + 1, stop)
-            _refresh(fits, blocked, energy, prior, min_scale, first, last, best_gain, best_unit)
-        if not changed:
+        if not _revise(fits, blocked, model, best_gain, best_unit, samples, units, values):
             break
     kept = [k for k in range(len(samples)) if samples[k] >= 0]
     table = np.zeros((len(kept), 4), dtype=np.float32)
@@ -433,36 +377,79 @@ def _pursue(fits, energy, prior, pair_row, correlations, threshold, min_scale, r
 
 
 @numba.njit(cache=True, nogil=True)
-def _take_out(fits, blocked, energy, prior, pair_row, correlations, min_scale, unit, t, reach, refractory):  # type: ignore[no-untyped-def]
+def _take_all(fits, blocked, model, best_gain, best_unit, samples, units, values):  # type: ignore[no-untyped-def]
+    """Take out the best match again and again until none exceeds the threshold; appends to the lists."""
+    found = True
+    while found:
+        found = False
+        for t in range(model.reach, fits.shape[1] - model.reach):
+            if best_gain[t] <= model.threshold or not _is_largest(best_gain, t, model.reach):
+                continue
+            found = True
+            unit = best_unit[t]
+            values.append(_take_out(fits, blocked, model, unit, t))
+            samples.append(np.int64(t))
+            units.append(unit)
+            _refresh(fits, blocked, model, t - model.reach, t + model.reach + 1, best_gain, best_unit)
+
+
+@numba.njit(cache=True, nogil=True)
+def _revise(fits, blocked, model, best_gain, best_unit, samples, units, values):  # type: ignore[no-untyped-def]
+    """Explain each overlapping spike anew (sample -1: nothing is left of it); whether any has changed."""
+    changed = False
+    order = np.argsort(np.array(samples, dtype=np.int64), kind="mergesort")
+    for rank in range(len(order)):
+        k = order[rank]
+        if samples[k] < 0 or not _has_rival(samples, units, order, rank, model.pair_row, model.reach):
+            continue
+        t, unit, old_offset = samples[k], units[k], values[k][0]
+        _put_back(fits, blocked, model, unit, t, values[k])
+        new_unit, new_t, gain = _find_best(fits, blocked, model, unit, t)
+        if gain <= model.threshold:
+            changed = True
+            samples[k] = np.int64(-1)
+        else:
+            values[k] = _take_out(fits, blocked, model, new_unit, new_t)
+            moved = abs(new_t + values[k][0] - t - old_offset)
+            changed = changed or new_unit != unit or moved > MAX_MOVE
+            samples[k], units[k] = np.int64(new_t), np.int64(new_unit)
+        first, last = min(t, new_t) - model.reach, max(t, new_t) + model.reach + 1
+        _refresh(fits, blocked, model, first, last, best_gain, best_unit)
+    return changed
+
+
+@numba.njit(cache=True, nogil=True)
+def _take_out(fits, blocked, model, unit, t):  # type: ignore[no-untyped-def]
     """Explain a spike of ``unit`` at ``t``: its offset, scale, gain and probability."""
+    energy, prior = model.energy[unit], model.prior[unit]
     offset, fit = _between_samples(fits[unit], t)
-    gain = _gain(fits[unit, t], energy[unit], prior[unit], min_scale)
-    scale = (fit + prior[unit]) / (energy[unit] + prior[unit])
-    probability = _posterior(fits, blocked, energy, pair_row, prior, min_scale, unit, t, gain)
-    first, last = max(t - reach, 0), min(t + reach + 1, fits.shape[1])
-    _subtract(fits, pair_row, correlations, unit, t, offset, scale, first, last)
-    blocked[unit, max(t - refractory, 0) : t + refractory + 1] += np.uint8(1)
+    gain = _gain(fits[unit, t], energy, prior, model.min_scale)
+    scale = (fit + prior) / (energy + prior)
+    probability = _posterior(fits, blocked, model, unit, t, gain)
+    _subtract(fits, model, unit, t, offset, scale)
+    blocked[unit, max(t - model.refractory, 0) : t + model.refractory + 1] += np.uint8(1)
     return np.float32(offset), np.float32(scale), np.float32(gain), np.float32(probability)
 
 
 @numba.njit(cache=True, nogil=True)
-def _put_back(fits, blocked, pair_row, correlations, unit, t, value, reach, refractory):  # type: ignore[no-untyped-def]
+def _put_back(fits, blocked, model, unit, t, value):  # type: ignore[no-untyped-def]
     """Undo ``_take_out``."""
-    first, last = max(t - reach, 0), min(t + reach + 1, fits.shape[1])
-    _subtract(fits, pair_row, correlations, unit, t, value[0], -value[1], first, last)
-    blocked[unit, max(t - refractory, 0) : t + refractory + 1] -= np.uint8(1)
+    _subtract(fits, model, unit, t, value[0], -value[1])
+    blocked[unit, max(t - model.refractory, 0) : t + model.refractory + 1] -= np.uint8(1)
 
 
 @numba.njit(cache=True, nogil=True)
-def _find_best(fits, blocked, energy, prior, pair_row, min_scale, unit, first, last):  # type: ignore[no-untyped-def]
-    """Best explanation from ``first`` to ``last`` by a unit that touches ``unit``."""
+def _find_best(fits, blocked, model, unit, t):  # type: ignore[no-untyped-def]
+    """Best explanation, within the refractory time of ``t``, by a unit that touches ``unit``."""
+    first = max(t - model.refractory, model.reach)
+    last = min(t + model.refractory + 1, fits.shape[1] - model.reach)
     best_unit, best_t, best_gain = unit, first, np.float32(0.0)
-    for other in range(len(energy)):
-        if pair_row[unit, other] < 0:
+    for other in range(len(model.energy)):
+        if model.pair_row[unit, other] < 0:
             continue
         for s in range(first, last):
             if blocked[other, s] == 0:
-                gain = _gain(fits[other, s], energy[other], prior[other], min_scale)
+                gain = _gain(fits[other, s], model.energy[other], model.prior[other], model.min_scale)
                 if gain > best_gain:
                     best_unit, best_t, best_gain = other, s, gain
     return best_unit, best_t, best_gain
@@ -509,34 +496,36 @@ def _between_samples(fit, t):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _posterior(fits, blocked, energy, pair_row, prior, min_scale, unit, t, gain):  # type: ignore[no-untyped-def]
+def _posterior(fits, blocked, model, unit, t, gain):  # type: ignore[no-untyped-def]
     """Probability of the chosen unit against noise and against the units it could be taken for."""
     total = 1.0 + np.exp(-0.5 * gain)
-    for other in range(len(energy)):
-        if other == unit or pair_row[unit, other] < 0:
+    for other in range(len(model.energy)):
+        if other == unit or model.pair_row[unit, other] < 0:
             continue
         rival = np.float32(0.0)
         for s in range(t - 3, t + 4):
             if blocked[other, s] == 0:
-                rival = max(rival, _gain(fits[other, s], energy[other], prior[other], min_scale))
+                gained = _gain(fits[other, s], model.energy[other], model.prior[other], model.min_scale)
+                rival = max(rival, gained)
         if rival > 0.0:
             total += np.exp(min(0.0, 0.5 * (rival - gain)))
     return 1.0 / total
 
 
 @numba.njit(cache=True, nogil=True)
-def _subtract(fits, pair_row, correlations, unit, t, offset, scale, first, last):  # type: ignore[no-untyped-def]
+def _subtract(fits, model, unit, t, offset, scale):  # type: ignore[no-untyped-def]
     """Take a spike out of the fits of all units that it touches."""
+    first, last = max(t - model.reach, 0), min(t + model.reach + 1, fits.shape[1])
     # lag of sample s is s - t - offset; row index of lag 0 is num_lags // 2
     base = int(np.floor(-offset))
     kernel = lanczos_kernel(-offset - base)
-    num_lags = correlations.shape[1]
+    num_lags = model.correlations.shape[1]
     start = first - t + base + num_lags // 2 - (LANCZOS_TAPS - 1)
     for other in range(fits.shape[0]):
-        row = pair_row[unit, other]
+        row = model.pair_row[unit, other]
         if row < 0:
             continue
-        correlation = correlations[row]
+        correlation = model.correlations[row]
         for s in range(first, last):
             value = np.float32(0.0)
             index = start + s - first

@@ -5,13 +5,12 @@ import numpy as np
 
 from accm_core.params import MatchParams
 from accm_core.sorting.match import Matches, TemplateBank
+from accm_core.sorting.quality import ISI_THRESHOLD_S
 
 EXPLAINED = 0.96
 """Share of a template's energy that two other units must explain for it to be their sum."""
-CLOSE_MS = 1.5
-"""Two spikes of one neuron are further apart (Hill, Mehta & Kleinfeld 2011)."""
 MAX_CLOSE_RATIO, MAX_CLOSE_SHARE, MIN_CLOSE = 2.0, 0.05, 20
-"""Intervals under ``CLOSE_MS``: of what unrelated spikes would give, of all, and at least, of a crowd."""
+"""Intervals under ``ISI_THRESHOLD_S`` of a crowd: over what unrelated spikes give, of all, and at least."""
 MIN_MEDIAN_SCALE = 0.85
 """A template is the mean of its own spikes: half of them are larger than about this."""
 SCALE_TOLERANCE = 0.4
@@ -128,7 +127,7 @@ def find_misfits(matches: Matches, num_units: int) -> np.ndarray:
 
 
 def find_crowds(matches: Matches, num_units: int, num_samples: int, sampling_frequency: float) -> np.ndarray:
-    """Mask of units that fire within ``CLOSE_MS`` of themselves more often than unrelated spikes would.
+    """Mask of units with more intervals under ``ISI_THRESHOLD_S`` than unrelated spikes would give.
 
     Far neurons that fire together, or one spike found twice, give such trains; no neuron does.
 
@@ -147,7 +146,7 @@ def find_crowds(matches: Matches, num_units: int, num_samples: int, sampling_fre
     ndarray of shape (n_units,), bool
     """
     is_crowd = np.zeros(num_units, dtype=bool)
-    close = CLOSE_MS * 1e-3 * sampling_frequency
+    close = ISI_THRESHOLD_S * sampling_frequency
     for unit in range(num_units):
         samples = matches.sample_index[matches.unit_index == unit]
         num_close = int((np.diff(samples) < close).sum())

@@ -64,8 +64,7 @@ def recover_spikes(
         traces = preprocessor.whiten(filtered)
         found = match_templates(traces, bank, params, refractory=refractory)
         inside = (found.sample_index >= margin) & (found.sample_index < len(traces) - margin)
-        clean = inside & (found.probability > MIN_PROBABILITY) & (np.abs(found.scale - 1) < MAX_DEVIATION)
-        clean &= ~find_overlaps(found, bank, bank.num_samples)
+        clean = inside & (found.probability > MIN_PROBABILITY) & find_clean(found, bank)
         rows = first_of_each(found.unit_index, clean, quota)
         sums = sum_waveforms(
             traces if whitened else filtered,
@@ -117,6 +116,11 @@ def measure_scale_std(matches: Matches, bank: TemplateBank, params: MatchParams)
             free = (high - middle) * (1 + bank.prior[unit] / bank.energy[unit])
             scale_std[unit] = np.sqrt(max(free**2 - 1 / bank.energy[unit], 0))
     return np.clip(scale_std, MIN_SCALE_STD, params.scale_std)
+
+
+def find_clean(matches: Matches, bank: TemplateBank) -> np.ndarray:
+    """Mask of the spikes of usual size without another one within a template's length, (n,), bool."""
+    return (np.abs(matches.scale - 1) < MAX_DEVIATION) & ~find_overlaps(matches, bank, bank.num_samples)
 
 
 def find_overlaps(matches: Matches, bank: TemplateBank, reach: int) -> np.ndarray:

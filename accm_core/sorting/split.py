@@ -18,7 +18,7 @@ from accm_core.signal.chunks import Block, map_blocks
 from accm_core.signal.preprocess import Preprocessor
 from accm_core.signal.snippets import cut_snippets
 from accm_core.sorting.match import TemplateBank, match_templates, noise_root
-from accm_core.sorting.recover import MAX_DEVIATION, find_overlaps, first_of_each
+from accm_core.sorting.recover import find_clean, first_of_each
 from accm_core.types import Recording
 
 MAX_WAVEFORMS, MAX_OF_UNIT = 40_000, 4_000
@@ -75,9 +75,9 @@ def split_units(
     def work(block: Block, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         traces = preprocessor.whiten(preprocessor.filter(raw, block))
         found = match_templates(traces, bank, params, refractory=refractory)
-        clean = (found.sample_index >= bank.margin) & (found.sample_index < len(traces) - bank.margin)
-        clean &= ~find_overlaps(found, bank, bank.num_samples) & (np.abs(found.scale - 1) < MAX_DEVIATION)
-        found = found.select(first_of_each(found.unit_index, clean, quota))
+        inside = (found.sample_index >= bank.margin) & (found.sample_index < len(traces) - bank.margin)
+        rows = first_of_each(found.unit_index, inside & find_clean(found, bank), quota)
+        found = found.select(rows)
         waveforms = cut_snippets(
             traces,
             found.sample_index,
