@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from accm_core.learning.augment import Augmenter
-from accm_core.learning.encoder import SpikeEncoder, one_thread, to_tensor
+from accm_core.learning.encoder import EncoderConfig, SpikeEncoder, one_thread, to_tensor
 from accm_core.learning.loss import nt_xent
 from accm_core.params import LearnParams
 
@@ -53,7 +53,8 @@ def adapt_encoder(
     _, num_samples, num_channels = waveforms.shape
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = SpikeEncoder(num_channels, num_samples, params.num_dims, float(waveforms.std())).to(device)
+        config = EncoderConfig(num_channels, num_samples, params.num_dims)
+        encoder = SpikeEncoder(config, float(waveforms.std())).to(device)
         generator = torch.Generator(device).manual_seed(seed)
         augmenter = Augmenter(
             to_tensor(waveforms, device), to_tensor(noise, device), params, sampling_frequency, generator

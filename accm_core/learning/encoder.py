@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,6 +10,26 @@ from torch import nn
 
 EMBED_BATCH = 4096
 """Snippets embedded at once."""
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """What decides the shapes of an encoder's weights.
+
+    Parameters
+    ----------
+    num_channels, num_samples : int
+        Of a snippet.
+    num_dims : int
+        Of the embedding.
+    width : int
+        Features of the first convolution; the others have twice as many.
+    """
+
+    num_channels: int
+    num_samples: int
+    num_dims: int
+    width: int = 32
 
 
 class SpikeEncoder(nn.Module):
@@ -19,23 +40,18 @@ class SpikeEncoder(nn.Module):
 
     Parameters
     ----------
-    num_channels, num_samples : int
-        Of a snippet.
-    num_dims : int
-        Of the embedding.
+    config : EncoderConfig
     scale : float
         Snippets are divided by this, so that the network sees values of about one.
-    width : int
-        Features of the first convolution; the others have twice as many.
     """
 
-    def __init__(
-        self, num_channels: int, num_samples: int, num_dims: int, scale: float, width: int = 32
-    ) -> None:
+    def __init__(self, config: EncoderConfig, scale: float) -> None:
         super().__init__()
-        self.scale = scale
+        self.config = config
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32))
+        width = config.width
         self.convolutions = nn.Sequential(
-            nn.Conv1d(num_channels, width, 8, stride=2, padding=3),
+            nn.Conv1d(config.num_channels, width, 8, stride=2, padding=3),
             nn.ReLU(),
             nn.Conv1d(width, 2 * width, 5, stride=2, padding=2),
             nn.ReLU(),
@@ -44,9 +60,9 @@ class SpikeEncoder(nn.Module):
             nn.Flatten(),
         )
         with torch.no_grad():
-            num_features = self.convolutions(torch.zeros(1, num_channels, num_samples)).shape[1]
+            num_features = self.convolutions(torch.zeros(1, config.num_channels, config.num_samples)).shape[1]
         self.representation = nn.Sequential(nn.Linear(num_features, 4 * width), nn.ReLU())
-        self.projection = nn.Linear(4 * width, num_dims)
+        self.projection = nn.Linear(4 * width, config.num_dims)
 
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         """Embed snippets of shape (n, n_channels, n_samples), noise units; returns (n, n_dims)."""
@@ -70,7 +86,7 @@ def embed_snippets(encoder: SpikeEncoder, waveforms: np.ndarray, device: torch.d
     -------
     ndarray of shape (n_spikes, n_dims), float32
     """
-    embedding = np.zeros((len(waveforms), encoder.projection.out_features), dtype=np.float32)
+    embedding = np.zeros((len(waveforms), encoder.config.num_dims), dtype=np.float32)
     encoder.eval()
     with torch.inference_mode(), one_thread():
         for start in range(0, len(waveforms), EMBED_BATCH):

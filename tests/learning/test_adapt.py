@@ -6,7 +6,7 @@ import torch
 
 from accm_core.learning.adapt import adapt_encoder
 from accm_core.learning.augment import Augmenter
-from accm_core.learning.encoder import SpikeEncoder, embed_snippets, to_tensor
+from accm_core.learning.encoder import EncoderConfig, SpikeEncoder, embed_snippets, to_tensor
 from accm_core.learning.loss import nt_xent
 from accm_core.params import LearnParams
 
@@ -50,7 +50,7 @@ def test_training_lowers_the_loss_and_tells_the_shapes_apart():
     encoder = train(waveforms, noise)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        untrained = SpikeEncoder(4, 60, SHORT.num_dims, float(waveforms.std()))
+        untrained = SpikeEncoder(EncoderConfig(4, 60, SHORT.num_dims), float(waveforms.std()))
     before, after = (contrast(e, waveforms, noise, SHORT) for e in (untrained, encoder))
     assert after < before - 0.5
     embedding = embed_snippets(encoder, waveforms, CPU)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from accm_core.learning import encoder as module
-from accm_core.learning.encoder import SpikeEncoder, embed_snippets, one_thread, to_tensor
+from accm_core.learning.encoder import EncoderConfig, SpikeEncoder, embed_snippets, one_thread, to_tensor
 
 CPU = torch.device("cpu")
 
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 def make_encoder(num_channels=4, num_samples=60, num_dims=8, scale=2.0):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return SpikeEncoder(num_channels, num_samples, num_dims, scale)
+        return SpikeEncoder(EncoderConfig(num_channels, num_samples, num_dims), scale)
 
 
 def make_snippets(num_spikes=50, num_samples=60, num_channels=4):
@@ -37,7 +37,7 @@ def test_to_tensor_swaps_time_and_channels():
 def test_snippets_are_seen_at_the_scale_given():
     snippets, encoder = make_snippets(), make_encoder(scale=2.0)
     there = embed_snippets(encoder, snippets, CPU)
-    encoder.scale = 20.0
+    encoder.scale.fill_(20.0)
     np.testing.assert_allclose(embed_snippets(encoder, 10 * snippets, CPU), there, atol=1e-5)
 
 
