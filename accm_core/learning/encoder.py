@@ -45,6 +45,8 @@ class SpikeEncoder(nn.Module):
         Snippets are divided by this, so that the network sees values of about one.
     """
 
+    scale: torch.Tensor
+
     def __init__(self, config: EncoderConfig, scale: float) -> None:
         super().__init__()
         self.config = config
