@@ -15,3 +15,7 @@ class RecordingError(AccmError, ValueError):
 
 class NwbError(AccmError, ValueError):
     """An NWB file cannot be read or written as asked."""
+
+
+class ModelError(AccmError, ValueError):
+    """A model cannot be read, stored or used as asked."""

@@ -31,6 +31,11 @@ class EncoderConfig:
     num_dims: int
     width: int = 32
 
+    @property
+    def num_features(self) -> int:
+        """Of the representation, which the projection head turns into the embedding."""
+        return 4 * self.width
+
 
 class SpikeEncoder(nn.Module):
     """Three strided convolutions over time, a linear layer, and a projection head of ``num_dims`` outputs.
@@ -62,16 +67,19 @@ class SpikeEncoder(nn.Module):
             nn.Flatten(),
         )
         with torch.no_grad():
-            num_features = self.convolutions(torch.zeros(1, config.num_channels, config.num_samples)).shape[1]
-        self.representation = nn.Sequential(nn.Linear(num_features, 4 * width), nn.ReLU())
-        self.projection = nn.Linear(4 * width, config.num_dims)
+            num_flat = self.convolutions(torch.zeros(1, config.num_channels, config.num_samples)).shape[1]
+        self.representation = nn.Sequential(nn.Linear(num_flat, config.num_features), nn.ReLU())
+        self.projection = nn.Linear(config.num_features, config.num_dims)
 
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         """Embed snippets of shape (n, n_channels, n_samples), noise units; returns (n, n_dims)."""
-        embedding: torch.Tensor = self.projection(
-            self.representation(self.convolutions(waveforms / self.scale))
-        )
+        embedding: torch.Tensor = self.projection(self.represent(waveforms))
         return embedding
+
+    def represent(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """What the projection and the units' heads act on, (n, n_features)."""
+        features: torch.Tensor = self.representation(self.convolutions(waveforms / self.scale))
+        return features
 
 
 def embed_snippets(encoder: SpikeEncoder, waveforms: np.ndarray, device: torch.device) -> np.ndarray:

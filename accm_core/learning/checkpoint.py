@@ -1,0 +1,216 @@
+"""A trained model as one safetensors file that describes itself."""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import nn
+
+from accm_core.errors import ModelError
+from accm_core.learning.encoder import EncoderConfig, SpikeEncoder
+from accm_core.learning.heads import Heads, HeadsConfig
+
+FORMAT = 1
+"""Of the card; a reader refuses what is newer."""
+MAX_BYTES = 256 << 20
+"""Larger files are refused unread."""
+LIMITS = {"num_channels": (1, 64), "num_samples": (8, 4096), "num_dims": (2, 64), "width": (1, 1024)}
+"""Of an encoder's architecture: a card must not make us build a giant."""
+MAX_HEADS, MAX_NAME = 10_000, 200
+"""Heads of a model; characters of a unit's name."""
+_CARD = "card"
+
+
+@dataclass(frozen=True)
+class Model:
+    """An encoder, heads if it has any, and where they come from.
+
+    Attributes
+    ----------
+    encoder : SpikeEncoder
+    heads : Heads or None
+    card : mapping of str to anything JSON holds
+        ``kind`` ('encoder' or 'finetuned'), the training data, parameters, seed, package version,
+        ``sampling_frequency`` (Hz) and window (``num_before`` of the encoder's ``num_samples``).
+        The architecture is added when it is saved.
+    sha256 : str
+        Of the file; worked out when not given.
+    """
+
+    encoder: SpikeEncoder
+    heads: Heads | None
+    card: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.sha256:
+            # a frozen dataclass fills in its defaults through object.__setattr__
+            object.__setattr__(self, "sha256", hashlib.sha256(_to_bytes(self)).hexdigest())
+
+
+def save_model(model: Model, file_path: str | Path) -> Path:
+    """Write a model, whole or not at all; an existing file is replaced.
+
+    Raises
+    ------
+    ModelError
+        If the disk refuses.
+    """
+    target = Path(file_path)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(_to_bytes(model))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        raise ModelError(
+            f"Cannot write {target}: {error.strerror or error}. Check the folder, its space and permissions."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def read_model(file_path: str | Path) -> Model:
+    """Read a model that `save_model` wrote.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be read, or is anything else.
+
+    Notes
+    -----
+    Nothing in the file is run: it holds arrays and JSON. The card is checked before anything is built from
+    it, and every array against the shape that the card calls for.
+    """
+    path = Path(file_path)
+    content = _read_bytes(path)
+    card = _read_card(content, path)
+    try:
+        tensors = load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise _foreign(path, str(error)) from error
+    try:
+        encoder_config = _encoder_config(card.get("architecture"))
+        heads_config = _heads_config(card.get("heads"), encoder_config)
+    except (TypeError, ValueError) as error:
+        raise _foreign(path, str(error)) from error
+    with torch.device("meta"):  # shapes alone, until the arrays are known to fit
+        encoder = SpikeEncoder(encoder_config, 1.0)
+        heads = None if heads_config is None else Heads(heads_config)
+    _check_tensors(_modules(encoder, heads), tensors, path)
+    for name, module in _modules(encoder, heads).items():
+        own = {key.removeprefix(name + "."): t for key, t in tensors.items() if key.startswith(name + ".")}
+        module.load_state_dict(own, assign=True)
+        module.eval()
+    return Model(encoder, heads, card, hashlib.sha256(content).hexdigest())
+
+
+def _to_bytes(model: Model) -> bytes:
+    card = {
+        **model.card,
+        "format": FORMAT,
+        "architecture": asdict(model.encoder.config),
+        "heads": None if model.heads is None else asdict(model.heads.config),
+    }
+    tensors = {
+        f"{name}.{key}": tensor.detach().cpu().contiguous()
+        for name, module in _modules(model.encoder, model.heads).items()
+        for key, tensor in module.state_dict().items()
+    }
+    return save(tensors, {_CARD: json.dumps(card, sort_keys=True, allow_nan=False)})
+
+
+def _modules(encoder: SpikeEncoder, heads: Heads | None) -> dict[str, nn.Module]:
+    return {"encoder": encoder} if heads is None else {"encoder": encoder, "heads": heads}
+
+
+def _read_bytes(path: Path) -> bytes:
+    if not path.is_file():
+        what = "is not a file" if path.exists() else "does not exist"
+        raise ModelError(f"{path} {what}. Give a model file, or the name of one that accm models list shows.")
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ModelError(f"Cannot read {path}: {error.strerror or error}.") from error
+    if len(content) > MAX_BYTES:
+        raise ModelError(
+            f"{path} is {path.stat().st_size / 1e6:.0f} MB; models have at most {MAX_BYTES / 1e6:.0f} MB. "
+            "Give a file that accm wrote."
+        )
+    return content
+
+
+def _read_card(content: bytes, path: Path) -> dict[str, Any]:
+    length = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or length > len(content) - 8:
+        raise _foreign(path, "its header is cut short or is none")
+    try:
+        header = json.loads(content[8 : 8 + length])
+        card = json.loads(header["__metadata__"][_CARD])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise _foreign(path, "it has no card of accm") from error
+    if not isinstance(card, dict) or not isinstance(card.get("format"), int):
+        raise _foreign(path, "its card has no format")
+    if card["format"] > FORMAT:
+        raise ModelError(
+            f"{path} has format {card['format']}; this accm reads up to {FORMAT}. Install a newer accm."
+        )
+    return card
+
+
+def _encoder_config(value: Any) -> EncoderConfig:
+    config = EncoderConfig(**value)
+    for name, size in asdict(config).items():
+        low, high = LIMITS[name]
+        if type(size) is not int or not low <= size <= high:
+            raise ValueError(f"{name} = {size!r} of its encoder is not within {low} to {high}")
+    return config
+
+
+def _heads_config(value: Any, encoder: EncoderConfig) -> HeadsConfig | None:
+    if value is None:
+        return None
+    config = HeadsConfig(**{**value, "unit_names": tuple(value["unit_names"])})
+    names = config.unit_names
+    if config.kind not in ("binary", "softmax"):
+        raise ValueError(f"its heads are of the unknown kind {config.kind!r}")
+    if not 1 <= len(names) <= MAX_HEADS or len(set(names)) < len(names):
+        raise ValueError(f"its {len(names)} heads must be 1 to {MAX_HEADS}, each with a name of its own")
+    if not all(isinstance(name, str) and 0 < len(name) <= MAX_NAME for name in names):
+        raise ValueError(f"names of its heads must be text of 1 to {MAX_NAME} characters")
+    if config.num_features != encoder.num_features:
+        raise ValueError(f"its heads take {config.num_features!r} features of {encoder.num_features}")
+    return config
+
+
+def _check_tensors(modules: Mapping[str, nn.Module], tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    wanted = {f"{name}.{key}": t for name, m in modules.items() for key, t in m.state_dict().items()}
+    if wanted.keys() != tensors.keys():
+        odd = sorted(wanted.keys() ^ tensors.keys())
+        raise _foreign(path, f"{len(odd)} arrays are missing or too many, such as {odd[0]}")
+    for key, tensor in tensors.items():
+        if tensor.dtype != torch.float32 or tensor.shape != wanted[key].shape:
+            raise _foreign(
+                path,
+                f"{key} is {tensor.dtype} of shape {tuple(tensor.shape)}; its card calls for float32 of "
+                f"{tuple(wanted[key].shape)}",
+            )
+        if not torch.isfinite(tensor).all():
+            raise _foreign(path, f"{key} holds values that are not finite")
+
+
+def _foreign(path: Path, why: str) -> ModelError:
+    return ModelError(f"{path} is no model of accm: {why}. Give a file that accm finetune or export wrote.")
