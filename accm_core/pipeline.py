@@ -1,7 +1,7 @@
 """``sort``: from a recording to units and spikes, one call a stage."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +11,9 @@ from accm_core.errors import ParamsError
 from accm_core.learning.adapt import adapt_encoder
 from accm_core.learning.encoder import embed_snippets
 from accm_core.params import SorterParams, to_samples
-from accm_core.signal.chunks import Block, cut_blocks, spread_blocks
-from accm_core.signal.geometry import channel_distances, nearest_channels
-from accm_core.signal.motion import can_move, estimate_motion, shank_axis
-from accm_core.signal.peaks import Collected, collect_snippets
-from accm_core.signal.preprocess import Preprocessor, measure_preprocessor
+from accm_core.signal.chunks import cut_blocks, spread_blocks
+from accm_core.signal.preprocess import Preprocessor
+from accm_core.signal.survey import survey_shank
 from accm_core.sorting.cluster import cluster_neighborhoods
 from accm_core.sorting.match import TemplateBank, build_bank
 from accm_core.sorting.merge import merge_clusters, merge_duplicates
@@ -28,8 +26,6 @@ from accm_core.types import ProgressCallback, Recording, Snippets, Sorting
 
 logger = logging.getLogger(__name__)
 
-LEARN_BLOCKS = 900
-"""Seconds of the recording, evenly spread, on which units are learned; spikes are matched in all of it."""
 TEMPLATE_BLOCKS = 150
 """Seconds, evenly spread, from which the clusters' templates are made."""
 REFINE_BLOCKS, REFINE_STEPS = 80, 3
@@ -138,8 +134,8 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     params, recording = shank.params, shank.recording
     fs = recording.sampling_frequency
     blocks = cut_blocks(recording.segments, fs)
-    preprocessor, neighborhoods, collected = _collect(shank, spread_blocks(blocks, LEARN_BLOCKS))
-    snippets, noise = collected.snippets, collected.noise
+    survey = survey_shank(recording, shank.channels, params, seed=shank.seed, report=shank.report)
+    preprocessor, snippets, noise = survey.preprocessor, survey.snippets, survey.noise
     logger.info("%d peaks on %d channels", len(snippets), len(preprocessor.channels))
     if len(snippets) < MIN_SPIKES:
         return ShankResult.without_units(preprocessor, f"only {len(snippets)} peaks found")
@@ -157,7 +153,7 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     )
     embedding = embed_snippets(encoder, snippets.waveforms, shank.device)
     labels, neighborhood_of = cluster_neighborhoods(
-        embedding, snippets.peaks.channel_index, neighborhoods, params.cluster, seed=shank.seed
+        embedding, snippets.peaks.channel_index, survey.neighborhoods, params.cluster, seed=shank.seed
     )
     shank.report("cluster")(1.0)
     logger.info("%d clusters", len(neighborhood_of))
@@ -186,55 +182,6 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     if not is_unit.any():
         return ShankResult.without_units(preprocessor, "no template stands out of the noise")
     return ShankResult(preprocessor, bank, is_unit, matches, average, snippets, embedding, "")
-
-
-def _collect(shank: _Shank, blocks: Sequence[Block]) -> tuple[Preprocessor, np.ndarray, Collected]:
-    """Measure the noise, detect peaks and cut snippets; again with the drift corrected, if there is any.
-
-    Returns
-    -------
-    preprocessor : Preprocessor
-    neighborhoods : ndarray of shape (n_channels, n_slots), int64
-        Channels of a snippet around each channel.
-    collected : Collected
-    """
-    params, recording = shank.params, shank.recording
-    all_distances = channel_distances(recording.channel_locations[shank.channels], recording.has_geometry)
-    preprocessor = measure_preprocessor(recording, shank.channels, all_distances, params.signal)
-    shank.report("noise")(1.0)
-    good = np.isin(shank.channels, preprocessor.channels)
-    distances = all_distances[np.ix_(good, good)]
-    locations = recording.channel_locations[preprocessor.channels]
-    neighborhoods = nearest_channels(distances, params.snippet.num_channels, params.snippet.radius_um)
-
-    def walk(preprocessor: Preprocessor, stage: str) -> Collected:
-        return collect_snippets(
-            recording,
-            preprocessor,
-            blocks,
-            distances,
-            neighborhoods,
-            locations[:, shank_axis(locations)],
-            detect=params.detect,
-            snippet=params.snippet,
-            max_spikes=params.learn.max_spikes,
-            seed=shank.seed,
-            run=params.run,
-            on_block=shank.report(stage),
-        )
-
-    collected = walk(preprocessor, "detect")
-    if params.motion.correct == "auto" and can_move(locations, recording.has_geometry):
-        centers = np.array([0.5 * (block.start + block.stop) for block in blocks])
-        motion = estimate_motion(collected.depths, centers, locations)
-        if motion is not None:
-            logger.info("drift of %.0f µm", np.ptp(motion.displacement_um, axis=0).max())
-            preprocessor = measure_preprocessor(
-                recording, shank.channels, all_distances, params.signal, motion
-            )
-            collected = walk(preprocessor, "motion")
-    shank.report("motion")(1.0)
-    return preprocessor, neighborhoods, collected
 
 
 def _learn_templates(
