@@ -10,7 +10,7 @@ import torch
 from accm_core.errors import ParamsError
 from accm_core.learning.adapt import adapt_encoder
 from accm_core.learning.encoder import SnippetWindow, SpikeEncoder, embed_snippets, fit_encoder
-from accm_core.learning.pretrain import WINDOW, read_pretrained
+from accm_core.learning.lessons import WINDOW, read_pretrained
 from accm_core.params import SorterParams, to_samples
 from accm_core.signal.chunks import cut_blocks, spread_blocks
 from accm_core.signal.preprocess import Preprocessor
