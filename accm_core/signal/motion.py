@@ -23,7 +23,7 @@ MIN_RANGE_UM = 4.0
 NOISE_HEIGHT = 3.0
 """Peak to peak of what noise leaves on a channel around a peak (noise units); it carries no place."""
 MAX_TIMES = 300
-"""Times that DREDge compares with one another at once; more are solved in parts, each held to the one before."""
+"""Times that DREDge compares at once; more are solved in parts, each held to the one before."""
 KRIGING_PITCHES = 1.5
 """Range over which traces are alike, in multiples of the channels' pitch."""
 KRIGING_RIDGE = 1e-3
