@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 import tomllib
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -28,7 +28,7 @@ from accm_core.summaries import (
 from accm_core.terminal import terminal
 
 if TYPE_CHECKING:
-    from accm_core.io.nwb_read import NwbRecording
+    from accm_core.io.nwb_tables import Source
     from accm_core.types import Sorting
 
 SORT_SHARES = {  # of the time, for the progress bar; as measured on a minute of 32 channels
@@ -79,12 +79,36 @@ def _check_device(text: str) -> str:
 
 
 SessionArgument = Annotated[
-    str, typer.Argument(metavar="SESSION", help="NWB file with the recording.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="SESSION",
+        help="NWB file with the recording; with --format, a file or folder of that format.",
+        show_default=False,
+    ),
+]
+FormatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="NAME",
+        help="SESSION is not NWB but what SpikeInterface's extractor NAME reads (spikeglx, openephysbinary, "
+        "intan, ...), or spikeinterface for what it saved itself.",
+    ),
+]
+FormatSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format-option",
+        metavar="NAME=VALUE",
+        help="Argument of that extractor, as in sampling_frequency=30000 of binary; may be repeated.",
+    ),
 ]
 SeriesOption = Annotated[
     str | None,
     typer.Option(
-        metavar="PATH", help="ElectricalSeries to sort, as acquisition/NAME; needed when there are several."
+        metavar="PATH",
+        help="ElectricalSeries to sort, as acquisition/NAME, or stream of a format; needed when there are "
+        "several.",
     ),
 ]
 ProbeOption = Annotated[
@@ -160,6 +184,8 @@ def sort(
         ),
     ] = None,
     series: SeriesOption = None,
+    format_name: FormatOption = None,
+    format_option: FormatSettings = None,
     probe: ProbeOption = None,
     params: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="Parameters, one table a group; listed below.")
@@ -191,24 +217,25 @@ def sort(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Sort a session: NWB in, NWB with Units and a report out."""
+    """Sort a session: NWB in, NWB with Units and a report out. With --format, the NWB has no raw data."""
     with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as out:
         from accm_core.params import load_params
 
         checked = load_params(params, setting or [])
-        source = _find_session(session)
+        source = _find_session(session, format_name)
+        if link and format_name is not None:
+            raise NwbError(f"--link needs NWB; {source} is read as {format_name}. Leave out --link.")
         target = output if output is not None else source.with_name(f"{source.stem}_sorted.nwb")
         report_path = target.with_suffix(".html") if report else None
-        _check_target(source, target, overwrite=overwrite, needs_copy=not link)
+        _check_target(source, target, overwrite=overwrite, needs_copy=format_name is None and not link)
         if report_path is not None:
             _check_report(report_path)
 
-        from accm_core.io.nwb_read import read_nwb
         from accm_core.io.nwb_write import write_nwb
         from accm_core.pipeline import sort as sort_recording
 
         started = time.perf_counter()
-        with read_nwb(source, series=series, probe=probe) as recording:
+        with _open_session(source, series, probe, format_name, format_option) as recording:
             _check_units(recording, units)
             out.warn(recording.warnings)
             with out.progress(SORT_SHARES) as on_progress:
@@ -237,15 +264,16 @@ def sort(
 def info(
     session: SessionArgument,
     series: SeriesOption = None,
+    format_name: FormatOption = None,
+    format_option: FormatSettings = None,
     probe: ProbeOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Say what would be sorted: series, channels, rate, duration, gaps, geometry, problems."""
     with terminal(as_json=as_json, verbose=verbose) as out:
-        from accm_core.io.nwb_read import read_nwb
-
-        with read_nwb(_find_session(session), series=series, probe=probe) as recording:
+        source = _find_session(session, format_name)
+        with _open_session(source, series, probe, format_name, format_option) as recording:
             result = describe_recording(recording)
         out.finish(result, recording_text(result))
 
@@ -284,7 +312,9 @@ def simulate(
     """Make a recording with known units, or inject known units into a session."""
     with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as out:
         named = {"probe": probe, "num_channels": channels, "num_units": units, "duration_s": duration}
-        changes = _parse_settings(setting or []) | {k: v for k, v in named.items() if v is not None}
+        changes = _parse_settings(setting or [], "--set", "noise_uV=10") | {
+            k: v for k, v in named.items() if v is not None
+        }
         parent_path = _find_session(hybrid) if hybrid is not None else None
 
         from accm_core.io.nwb_read import read_nwb
@@ -360,26 +390,47 @@ def _make_report(sorting: "Sorting", target: Path, title: str) -> None:
     write_report(sorting, target, title=title)
 
 
-def _find_session(session: str) -> Path:
-    """Find the file of a session, or refuse clearly."""
+def _open_session(
+    source: Path,
+    series: str | None,
+    probe: Path | None,
+    format_name: str | None,
+    format_option: list[str] | None,
+) -> "AbstractContextManager[Source]":
+    """Open a session for sorting."""
+    if format_name is None:
+        from accm_core.io.nwb_read import read_nwb
+
+        if format_option:
+            raise ParamsError("--format-option needs --format. NWB has no options.")
+        return read_nwb(source, series=series, probe=probe)
+    from accm_core.io.formats import read_format
+
+    options = _parse_settings(format_option or [], "--format-option", "sampling_frequency=30000")
+    return nullcontext(read_format(source, format_name, stream=series, probe=probe, options=options))
+
+
+def _find_session(session: str, format_name: str | None = None) -> Path:
+    """Find the file of a session, or the folder where its format may be one; or refuse clearly."""
     if session.startswith(REMOTE):
         raise NwbError(
             f"Reading from an address ({session}) is not supported yet. Download the file and give its path."
         )
     path = Path(session)
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise NwbError(f"{path} {what}. Give the path of an NWB file.")
-    return path
+    if path.is_file() or (path.is_dir() and format_name is not None):
+        return path
+    what = "is a folder" if path.is_dir() else "does not exist"
+    remedy = ", or say what it is with --format" if path.is_dir() else ""
+    raise NwbError(f"{path} {what}. Give the path of an NWB file{remedy}.")
 
 
-def _parse_settings(settings: list[str]) -> dict[str, Any]:
+def _parse_settings(settings: list[str], option: str, example: str) -> dict[str, Any]:
     """Read ``NAME=VALUE`` pairs; a value is written as in TOML, a word needs no quotes."""
     values = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not (equals and name.strip()):
-            raise ParamsError(f"Cannot read --set {setting!r}. Write it NAME=VALUE, as in noise_uV=10.")
+            raise ParamsError(f"Cannot read {option} {setting!r}. Write it NAME=VALUE, as in {example}.")
         try:
             values[name.strip()] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
@@ -423,7 +474,7 @@ def _check_report(target: Path) -> None:
     check_report_path(target)
 
 
-def _check_units(recording: "NwbRecording", units: Units) -> None:
+def _check_units(recording: "Source", units: Units) -> None:
     """Refuse a session that has Units already, unless told what to do with them."""
     if recording.has_units and units is Units.FAIL:
         raise NwbError(

@@ -13,7 +13,7 @@ from types import ModuleType
 
 import h5py
 import pytest
-from nwb_files import make_file, make_sorting
+from nwb_files import counts, make_file, make_sorting
 from typer.testing import CliRunner
 
 from accm_core.cli import SORT_SHARES, app
@@ -111,6 +111,59 @@ def test_sort_takes_parameters(session, sorter, tmp_path):
     assert (detect.threshold, detect.peak_sign) == (7, "pos")
 
 
+BINARY = (
+    "--format",
+    "binary",
+    "--format-option",
+    "sampling_frequency=30000",
+    "--format-option",
+    "dtype=int16",
+)
+
+
+@pytest.fixture
+def raw(tmp_path):
+    counts(30_000, 4).tofile(tmp_path / "raw.dat")
+    return tmp_path / "raw.dat"
+
+
+def test_sort_of_another_format_writes_nwb_and_the_report(raw, sorter):
+    done = run("sort", raw, *BINARY, "--format-option", "num_channels=4", "--json")
+    assert done.exit_code == 0, done.output
+    assert files_of(raw.parent) == ["raw.dat", "raw_sorted.html", "raw_sorted.nwb"]
+    with h5py.File(raw.with_name("raw_sorted.nwb")) as file:
+        assert len(file["units/id"]) == 3
+        assert len(file["general/extracellular_ephys/electrodes/id"]) == 4
+    warned = json.loads(done.stdout)["warnings"]
+    assert any("no gains" in warning for warning in warned)
+    assert any("session_start_time" in warning for warning in warned)
+    assert run("report", raw.with_name("raw_sorted.nwb")).exit_code == 0
+
+
+def test_info_of_another_format(raw):
+    done = run("info", raw, *BINARY, "--format-option", "num_channels=4", "--json")
+    told = json.loads(done.stdout)
+    assert (told["channels"], told["sampling_frequency"], told["samples"]) == (4, 30_000, 30_000)
+    assert (told["series"], told["dtype"], told["geometry"]) == ("binary", "int16", None)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--format", "tape"), "'tape' is not known. Use one of"),
+        (BINARY, "It also takes --format-option num_channels, t_starts"),
+        ((*BINARY, "--link"), "--link needs NWB"),
+        (("--format-option", "dtype=int16"), "--format-option needs --format"),
+        (("--format", "binary", "--format-option", "dtype"), "Cannot read --format-option 'dtype'"),
+    ],
+)
+def test_refusals_of_formats(raw, sorter, options, words):
+    done = run("sort", raw, *options)
+    assert (done.exit_code, sorter.calls) == (2, [])
+    assert words in " ".join(done.stderr.split())
+    assert files_of(raw.parent) == ["raw.dat"]
+
+
 def test_link_makes_a_small_file(session, sorter):
     assert run("sort", session, "--link").exit_code == 0
     with h5py.File(session.with_name("session_sorted.nwb")) as file:
@@ -148,7 +201,7 @@ def test_bad_arguments_are_refused_before_the_work(session, sorter, arguments, w
     ("name", "words"),
     [
         ("none.nwb", "does not exist"),
-        (".", "is a folder"),
+        (".", "is a folder. Give the path of an NWB file, or say what it is with --format"),
         ("https://example.org/s.nwb", "not supported yet"),
         ("s3://bucket/s.nwb", "not supported yet"),
     ],

@@ -54,7 +54,7 @@ class OpenNwb:
             if not isinstance(error, Exception):
                 raise
             raise NwbError(
-                f"{self.file_path} is HDF5 but cannot be read as NWB: {_first_line(error)}. "
+                f"{self.file_path} is HDF5 but cannot be read as NWB: {first_line(error)}. "
                 "Check it with pynwb-validate."
             ) from error
 
@@ -129,7 +129,7 @@ def explain_read(file_path: Path, what: str) -> Iterator[None]:
         else:
             remedy = "the file is damaged, or the disk cannot be read. Copy the session again"
         raise NwbError(
-            f"Cannot read {what} of {file_path}: {remedy}. HDF5 says: {_first_line(error)}"
+            f"Cannot read {what} of {file_path}: {remedy}. HDF5 says: {first_line(error)}"
         ) from error
 
 
@@ -148,9 +148,10 @@ def _explain_open(file_path: Path, size: int, error: OSError) -> str:
         return f"{file_path} may not be read by this user. Change its permissions."
     if "signature" in text:
         return f"{file_path} is not an HDF5 file, so not an NWB file that can be read here. Check what it is."
-    return f"Cannot open {file_path}: {_first_line(error)}."
+    return f"Cannot open {file_path}: {first_line(error)}."
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """First line of what an error says, for a message of ours."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__

@@ -84,6 +84,11 @@ class NwbRecording:
         return self.clock.num_samples
 
     @property
+    def source_name(self) -> str:
+        """What it was read from, for people."""
+        return self.file_path.name
+
+    @property
     def raw_path(self) -> Path:
         """File that the samples lie in: another one where the session links to them."""
         return Path(self._dataset.file.filename)
