@@ -29,6 +29,7 @@ from accm_core.terminal import terminal
 
 if TYPE_CHECKING:
     from accm_core.io.nwb_tables import Source
+    from accm_core.io.remote import Address
     from accm_core.types import Sorting
 
 SORT_SHARES = {  # of the time, for the progress bar; as measured on a minute of 32 channels
@@ -43,7 +44,7 @@ SORT_SHARES = {  # of the time, for the progress bar; as measured on a minute of
     "write": 0.04,
     "report": 0.01,
 }
-REMOTE = ("http://", "https://", "s3://", "dandi://")
+OTHER_SCHEMES = ("s3://", "gs://", "dandi://", "ftp://", "file://")
 
 app = typer.Typer(
     name="accm",
@@ -223,11 +224,11 @@ def sort(
 
         checked = load_params(params, setting or [])
         source = _find_session(session, format_name)
-        if link and format_name is not None:
-            raise NwbError(f"--link needs NWB; {source} is read as {format_name}. Leave out --link.")
-        target = output if output is not None else source.with_name(f"{source.stem}_sorted.nwb")
+        if link and (format_name is not None or not isinstance(source, Path)):
+            raise NwbError(f"--link needs an NWB file of this machine; {source} is none. Leave out --link.")
+        target = output if output is not None else _default_output(source)
         report_path = target.with_suffix(".html") if report else None
-        _check_target(source, target, overwrite=overwrite, needs_copy=format_name is None and not link)
+        _check_target(source, target, overwrite=overwrite)
         if report_path is not None:
             _check_report(report_path)
 
@@ -237,6 +238,7 @@ def sort(
         started = time.perf_counter()
         with _open_session(source, series, probe, format_name, format_option) as recording:
             _check_units(recording, units)
+            _check_space(target.parent, 0 if link else recording.num_bytes)
             out.warn(recording.warnings)
             with out.progress(SORT_SHARES) as on_progress:
                 sorting = sort_recording(
@@ -250,7 +252,7 @@ def sort(
                 sorting = replace(sorting, provenance={**sorting.provenance, **read})
                 if report_path is not None:
                     on_progress("report", 0.0)
-                    _make_report(sorting, report_path, source.name)
+                    _make_report(sorting, report_path, recording.source_name)
                     on_progress("report", 1.0)
         out.warn(
             warning for warning in describe_sorting(sorting)["warnings"] if warning not in recording.warnings
@@ -346,14 +348,14 @@ def simulate(
 
 @app.command()
 def evaluate(
-    sorted_file: Annotated[Path, typer.Argument(metavar="SORTED.nwb", help="File that accm sort wrote.")],
-    truth: Annotated[Path, typer.Option(metavar="TRUTH.nwb", help="File with the true Units.")],
+    sorted_file: Annotated[str, typer.Argument(metavar="SORTED.nwb", help="File that accm sort wrote.")],
+    truth: Annotated[str, typer.Option(metavar="TRUTH.nwb", help="File with the true Units.")],
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Compare the units of a sorted file with the truth."""
     with terminal(as_json=as_json, verbose=verbose) as out:
-        sorted_path, truth_path = _find_session(str(sorted_file)), _find_session(str(truth))
+        sorted_path, truth_path = _find_file(sorted_file), _find_file(truth)
 
         from accm_core.evaluate import evaluate as compare
 
@@ -363,7 +365,7 @@ def evaluate(
 
 @app.command()
 def report(
-    sorted_file: Annotated[Path, typer.Argument(metavar="SORTED.nwb", help="File that accm sort wrote.")],
+    sorted_file: Annotated[str, typer.Argument(metavar="SORTED.nwb", help="File that accm sort wrote.")],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="OUT.html", help="SORTED.html beside the input by default."),
@@ -374,7 +376,7 @@ def report(
 ) -> None:
     """Make the report of a sorted file again."""
     with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as out:
-        source = _find_session(str(sorted_file))
+        source = _find_file(sorted_file)
         target = output if output is not None else source.with_suffix(".html")
 
         from accm_core.io.nwb_units import read_sorting
@@ -391,7 +393,7 @@ def _make_report(sorting: "Sorting", target: Path, title: str) -> None:
 
 
 def _open_session(
-    source: Path,
+    source: "Path | Address",
     series: str | None,
     probe: Path | None,
     format_name: str | None,
@@ -407,16 +409,37 @@ def _open_session(
     from accm_core.io.formats import read_format
 
     options = _parse_settings(format_option or [], "--format-option", "sampling_frequency=30000")
-    return nullcontext(read_format(source, format_name, stream=series, probe=probe, options=options))
+    return nullcontext(read_format(str(source), format_name, stream=series, probe=probe, options=options))
 
 
-def _find_session(session: str, format_name: str | None = None) -> Path:
-    """Find the file of a session, or the folder where its format may be one; or refuse clearly."""
-    if session.startswith(REMOTE):
-        raise NwbError(
-            f"Reading from an address ({session}) is not supported yet. Download the file and give its path."
-        )
+def _default_output(source: "Path | Address") -> Path:
+    """Beside the session, or here where it is remote."""
+    if isinstance(source, Path):
+        return source.with_name(f"{source.stem}_sorted.nwb")
+    return Path(f"{Path(source.name).stem or 'session'}_sorted.nwb")
+
+
+def _find_session(session: str, format_name: str | None = None) -> "Path | Address":
+    """Find a session: a file, an address of NWB, or the folder that its format may be; or refuse clearly."""
+    from accm_core.io.remote import SCHEMES, Address
+
+    if not session.startswith(SCHEMES):
+        return _find_file(session, format_name)
+    if format_name is not None:
+        raise NwbError(f"--format reads files of this machine only. Download {Address(session)} first.")
+    return Address(session)
+
+
+def _find_file(session: str, format_name: str | None = None) -> Path:
+    """Find a file of this machine, or the folder that its format may be; or refuse clearly."""
     path = Path(session)
+    if session.startswith(("http://", "https://")):
+        raise NwbError(f"{session} is an address; a file of this machine is needed. Download it first.")
+    if session.startswith(OTHER_SCHEMES):
+        raise NwbError(
+            f"{session} cannot be read. Give the https:// address of the file (for DANDI, that of its "
+            "download button), or download it and give its path."
+        )
     if path.is_file() or (path.is_dir() and format_name is not None):
         return path
     what = "is a folder" if path.is_dir() else "does not exist"
@@ -438,7 +461,7 @@ def _parse_settings(settings: list[str], option: str, example: str) -> dict[str,
     return values
 
 
-def _check_target(source: Path | None, target: Path, *, overwrite: bool, needs_copy: bool = False) -> None:
+def _check_target(source: "Path | Address | None", target: Path, *, overwrite: bool) -> None:
     """Refuse an output that could not be written, before the long work."""
     folder = target.parent
     if target.suffix != ".nwb":
@@ -451,7 +474,7 @@ def _check_target(source: Path | None, target: Path, *, overwrite: bool, needs_c
         raise NwbError(
             f"The folder {folder} of the output cannot be written to. Choose another with --output."
         )
-    if source is not None and target.exists() and target.samefile(source):
+    if isinstance(source, Path) and target.exists() and target.samefile(source):
         raise NwbError(
             f"The output {target} is the session itself, which is never changed. Choose another name."
         )
@@ -459,7 +482,10 @@ def _check_target(source: Path | None, target: Path, *, overwrite: bool, needs_c
         raise NwbError(
             f"The output {target} exists. Choose another with --output, or replace it with --overwrite."
         )
-    needed = source.stat().st_size if source is not None and needs_copy else 0
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    """Refuse a disk on which the copy of the session would not fit."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise NwbError(

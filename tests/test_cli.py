@@ -15,6 +15,7 @@ import h5py
 import pytest
 from nwb_files import counts, make_file, make_sorting
 from typer.testing import CliRunner
+from web_server import serving
 
 from accm_core.cli import SORT_SHARES, app
 from accm_core.errors import RecordingError
@@ -111,6 +112,43 @@ def test_sort_takes_parameters(session, sorter, tmp_path):
     assert (detect.threshold, detect.peak_sign) == (7, "pos")
 
 
+@pytest.fixture
+def web(session, monkeypatch, tmp_path_factory):
+    """The address of the session; we are in an empty folder."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("here"))
+    with serving() as server:
+        server.files["session.nwb"] = session.read_bytes()
+        yield server.address("session.nwb")
+
+
+def test_sort_of_an_address_writes_here(web, sorter):
+    done = run("sort", web, "--json")
+    assert done.exit_code == 0, done.output
+    assert files_of(Path.cwd()) == ["session_sorted.html", "session_sorted.nwb"]
+    assert json.loads(done.stdout)["output"] == "session_sorted.nwb"
+    with h5py.File("session_sorted.nwb") as file:
+        assert file["acquisition/ElectricalSeries/data"].shape == (30_000, 4)
+        assert len(file["units/id"]) == 3
+    assert json.loads(run("info", web, "--json").stdout)["file"] == web
+
+
+@pytest.mark.parametrize(
+    ("command", "end", "options", "words"),
+    [
+        ("sort", "x", (), "There is no file at"),
+        ("info", "x", (), "There is no file at"),
+        ("sort", "", ("--link",), "--link needs an NWB file of this machine"),
+        ("sort", "", ("--format", "spikeglx"), "--format reads files of this machine only"),
+        ("report", "", (), "is an address; a file of this machine is needed"),
+    ],
+)
+def test_refusals_of_addresses(web, sorter, command, end, options, words):
+    done = run(command, web + end, *options)
+    assert (done.exit_code, sorter.calls) == (2, [])
+    assert words in " ".join(done.stderr.split())
+    assert files_of(Path.cwd()) == []
+
+
 BINARY = (
     "--format",
     "binary",
@@ -152,7 +190,7 @@ def test_info_of_another_format(raw):
     [
         (("--format", "tape"), "'tape' is not known. Use one of"),
         (BINARY, "It also takes --format-option num_channels, t_starts"),
-        ((*BINARY, "--link"), "--link needs NWB"),
+        ((*BINARY, "--link"), "--link needs an NWB file of this machine"),
         (("--format-option", "dtype=int16"), "--format-option needs --format"),
         (("--format", "binary", "--format-option", "dtype"), "Cannot read --format-option 'dtype'"),
     ],
@@ -202,8 +240,8 @@ def test_bad_arguments_are_refused_before_the_work(session, sorter, arguments, w
     [
         ("none.nwb", "does not exist"),
         (".", "is a folder. Give the path of an NWB file, or say what it is with --format"),
-        ("https://example.org/s.nwb", "not supported yet"),
-        ("s3://bucket/s.nwb", "not supported yet"),
+        ("s3://bucket/s.nwb", "Give the https:// address of the file"),
+        ("dandi://DANDI/000006", "that of its download button"),
     ],
 )
 def test_session_that_is_no_file(sorter, name, words, tmp_path, monkeypatch):

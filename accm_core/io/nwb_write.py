@@ -14,7 +14,6 @@ from pynwb import NWBHDF5IO, NWBFile, ProcessingModule
 
 from accm_core import __version__
 from accm_core.errors import NwbError
-from accm_core.io.nwb_file import OpenNwb
 from accm_core.io.nwb_read import NwbRecording, read_nwb
 from accm_core.io.nwb_session import make_session
 from accm_core.io.nwb_tables import (
@@ -26,6 +25,7 @@ from accm_core.io.nwb_tables import (
     remove_scratch,
     scratch_names,
 )
+from accm_core.io.remote import Address
 from accm_core.io.spikeinterface import SpikeInterfaceRecording
 from accm_core.types import Sorting
 
@@ -37,7 +37,7 @@ LINK_ABOVE_BYTES = 1 << 20
 
 def write_nwb(
     sorting: Sorting,
-    source: Source | str | Path,
+    source: Source | str | Path | Address,
     file_path: str | Path,
     *,
     units: UnitsMode = "fail",
@@ -49,7 +49,7 @@ def write_nwb(
     Parameters
     ----------
     sorting : Sorting
-    source : NwbRecording, SpikeInterfaceRecording, str or Path
+    source : NwbRecording, SpikeInterfaceRecording, str, Path or Address
         The session that was sorted. Never changed. Of one that is not NWB a new session is written, with the
         electrodes and the units but without the raw data.
     file_path : str or Path
@@ -84,9 +84,14 @@ def write_nwb(
     if not isinstance(source, NwbRecording):
         with read_nwb(source, series=sorting.provenance.get("series_path")) as recording:
             return write_nwb(sorting, recording, target, units=units, link=link, overwrite=overwrite)
+    if link and isinstance(source.file_path, Address):
+        raise NwbError(
+            f"NWB cannot link to an address ({source.file_path}). Write without link, which copies the "
+            "session, or download it first."
+        )
     for held in (source.file_path, source.raw_path):
         _check_target(held, target, overwrite=overwrite)
-    with OpenNwb(source.file_path) as opened, _temporary(target) as temporary, warnings.catch_warnings():
+    with source.reopen() as opened, _temporary(target) as temporary, warnings.catch_warnings():
         # pynwb warns of other tables' old spellings on export; none of it is ours
         warnings.simplefilter("ignore")
         nwbfile = opened.nwbfile
@@ -155,14 +160,14 @@ def _relative(file_name: str, folder: Path) -> str:
     return os.path.relpath(Path(file_name).resolve(), folder)
 
 
-def _check_target(source: Path | None, target: Path, *, overwrite: bool) -> None:
+def _check_target(source: Path | Address | None, target: Path, *, overwrite: bool) -> None:
     if not target.parent.is_dir():
         raise NwbError(f"The folder {target.parent} does not exist. Make it, or choose another.")
     if target.is_dir():
         raise NwbError(f"{target} is a folder; the name of a file is needed.")
     if not target.exists():
         return
-    if source is not None and target.samefile(source):
+    if isinstance(source, Path) and target.samefile(source):
         raise NwbError(
             f"The output {target} is the session itself, which is never changed. Choose another name."
         )
@@ -247,7 +252,7 @@ def _add_units(nwbfile: NWBFile, sorting: Sorting, source: Source) -> None:
     nwbfile.set_modified()
 
 
-def _check_units(nwbfile: NWBFile, mode: UnitsMode, source: Path) -> None:
+def _check_units(nwbfile: NWBFile, mode: UnitsMode, source: Path | Address) -> None:
     """Refuse units that are there already, where they are not to be replaced or kept."""
     module = nwbfile.processing.get(PROCESSING_MODULE)
     path = "Units table"

@@ -84,6 +84,11 @@ class SpikeInterfaceRecording:
         return "probe" if self.has_geometry else ""
 
     @property
+    def num_bytes(self) -> int:
+        """Bytes of it that `write_nwb` copies: none."""
+        return 0
+
+    @property
     def has_units(self) -> bool:
         """Whether it has units already; it never has."""
         return False
