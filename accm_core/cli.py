@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 import tomllib
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -28,7 +28,8 @@ from accm_core.summaries import (
 from accm_core.terminal import terminal
 
 if TYPE_CHECKING:
-    from accm_core.io.nwb_read import NwbRecording
+    from accm_core.io.nwb_tables import Source
+    from accm_core.io.remote import Address
     from accm_core.types import Sorting
 
 SORT_SHARES = {  # of the time, for the progress bar; as measured on a minute of 32 channels
@@ -43,7 +44,7 @@ SORT_SHARES = {  # of the time, for the progress bar; as measured on a minute of
     "write": 0.04,
     "report": 0.01,
 }
-REMOTE = ("http://", "https://", "s3://", "dandi://")
+OTHER_SCHEMES = ("s3://", "gs://", "dandi://", "ftp://", "file://")
 
 app = typer.Typer(
     name="accm",
@@ -79,12 +80,36 @@ def _check_device(text: str) -> str:
 
 
 SessionArgument = Annotated[
-    str, typer.Argument(metavar="SESSION", help="NWB file with the recording.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="SESSION",
+        help="NWB file with the recording; with --format, a file or folder of that format.",
+        show_default=False,
+    ),
+]
+FormatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="NAME",
+        help="SESSION is not NWB but what SpikeInterface's extractor NAME reads (spikeglx, openephysbinary, "
+        "intan, ...), or spikeinterface for what it saved itself.",
+    ),
+]
+FormatSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format-option",
+        metavar="NAME=VALUE",
+        help="Argument of that extractor, as in sampling_frequency=30000 of binary; may be repeated.",
+    ),
 ]
 SeriesOption = Annotated[
     str | None,
     typer.Option(
-        metavar="PATH", help="ElectricalSeries to sort, as acquisition/NAME; needed when there are several."
+        metavar="PATH",
+        help="ElectricalSeries to sort, as acquisition/NAME, or stream of a format; needed when there are "
+        "several.",
     ),
 ]
 ProbeOption = Annotated[
@@ -160,6 +185,8 @@ def sort(
         ),
     ] = None,
     series: SeriesOption = None,
+    format_name: FormatOption = None,
+    format_option: FormatSettings = None,
     probe: ProbeOption = None,
     params: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="Parameters, one table a group; listed below.")
@@ -191,25 +218,27 @@ def sort(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Sort a session: NWB in, NWB with Units and a report out."""
+    """Sort a session: NWB in, NWB with Units and a report out. With --format, the NWB has no raw data."""
     with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as out:
         from accm_core.params import load_params
 
         checked = load_params(params, setting or [])
-        source = _find_session(session)
-        target = output if output is not None else source.with_name(f"{source.stem}_sorted.nwb")
+        source = _find_session(session, format_name)
+        if link and (format_name is not None or not isinstance(source, Path)):
+            raise NwbError(f"--link needs an NWB file of this machine; {source} is none. Leave out --link.")
+        target = output if output is not None else _default_output(source)
         report_path = target.with_suffix(".html") if report else None
-        _check_target(source, target, overwrite=overwrite, needs_copy=not link)
+        _check_target(source, target, overwrite=overwrite)
         if report_path is not None:
             _check_report(report_path)
 
-        from accm_core.io.nwb_read import read_nwb
         from accm_core.io.nwb_write import write_nwb
         from accm_core.pipeline import sort as sort_recording
 
         started = time.perf_counter()
-        with read_nwb(source, series=series, probe=probe) as recording:
+        with _open_session(source, series, probe, format_name, format_option) as recording:
             _check_units(recording, units)
+            _check_space(target.parent, 0 if link else recording.num_bytes)
             out.warn(recording.warnings)
             with out.progress(SORT_SHARES) as on_progress:
                 sorting = sort_recording(
@@ -223,7 +252,7 @@ def sort(
                 sorting = replace(sorting, provenance={**sorting.provenance, **read})
                 if report_path is not None:
                     on_progress("report", 0.0)
-                    _make_report(sorting, report_path, source.name)
+                    _make_report(sorting, report_path, recording.source_name)
                     on_progress("report", 1.0)
         out.warn(
             warning for warning in describe_sorting(sorting)["warnings"] if warning not in recording.warnings
@@ -237,15 +266,16 @@ def sort(
 def info(
     session: SessionArgument,
     series: SeriesOption = None,
+    format_name: FormatOption = None,
+    format_option: FormatSettings = None,
     probe: ProbeOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Say what would be sorted: series, channels, rate, duration, gaps, geometry, problems."""
     with terminal(as_json=as_json, verbose=verbose) as out:
-        from accm_core.io.nwb_read import read_nwb
-
-        with read_nwb(_find_session(session), series=series, probe=probe) as recording:
+        source = _find_session(session, format_name)
+        with _open_session(source, series, probe, format_name, format_option) as recording:
             result = describe_recording(recording)
         out.finish(result, recording_text(result))
 
@@ -284,7 +314,9 @@ def simulate(
     """Make a recording with known units, or inject known units into a session."""
     with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as out:
         named = {"probe": probe, "num_channels": channels, "num_units": units, "duration_s": duration}
-        changes = _parse_settings(setting or []) | {k: v for k, v in named.items() if v is not None}
+        changes = _parse_settings(setting or [], "--set", "noise_uV=10") | {
+            k: v for k, v in named.items() if v is not None
+        }
         parent_path = _find_session(hybrid) if hybrid is not None else None
 
         from accm_core.io.nwb_read import read_nwb
@@ -316,14 +348,14 @@ def simulate(
 
 @app.command()
 def evaluate(
-    sorted_file: Annotated[Path, typer.Argument(metavar="SORTED.nwb", help="File that accm sort wrote.")],
-    truth: Annotated[Path, typer.Option(metavar="TRUTH.nwb", help="File with the true Units.")],
+    sorted_file: Annotated[str, typer.Argument(metavar="SORTED.nwb", help="File that accm sort wrote.")],
+    truth: Annotated[str, typer.Option(metavar="TRUTH.nwb", help="File with the true Units.")],
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Compare the units of a sorted file with the truth."""
     with terminal(as_json=as_json, verbose=verbose) as out:
-        sorted_path, truth_path = _find_session(str(sorted_file)), _find_session(str(truth))
+        sorted_path, truth_path = _find_file(sorted_file), _find_file(truth)
 
         from accm_core.evaluate import evaluate as compare
 
@@ -333,7 +365,7 @@ def evaluate(
 
 @app.command()
 def report(
-    sorted_file: Annotated[Path, typer.Argument(metavar="SORTED.nwb", help="File that accm sort wrote.")],
+    sorted_file: Annotated[str, typer.Argument(metavar="SORTED.nwb", help="File that accm sort wrote.")],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="OUT.html", help="SORTED.html beside the input by default."),
@@ -344,7 +376,7 @@ def report(
 ) -> None:
     """Make the report of a sorted file again."""
     with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as out:
-        source = _find_session(str(sorted_file))
+        source = _find_file(sorted_file)
         target = output if output is not None else source.with_suffix(".html")
 
         from accm_core.io.nwb_units import read_sorting
@@ -360,26 +392,68 @@ def _make_report(sorting: "Sorting", target: Path, title: str) -> None:
     write_report(sorting, target, title=title)
 
 
-def _find_session(session: str) -> Path:
-    """Find the file of a session, or refuse clearly."""
-    if session.startswith(REMOTE):
-        raise NwbError(
-            f"Reading from an address ({session}) is not supported yet. Download the file and give its path."
-        )
+def _open_session(
+    source: "Path | Address",
+    series: str | None,
+    probe: Path | None,
+    format_name: str | None,
+    format_option: list[str] | None,
+) -> "AbstractContextManager[Source]":
+    """Open a session for sorting."""
+    if format_name is None:
+        from accm_core.io.nwb_read import read_nwb
+
+        if format_option:
+            raise ParamsError("--format-option needs --format. NWB has no options.")
+        return read_nwb(source, series=series, probe=probe)
+    from accm_core.io.formats import read_format
+
+    options = _parse_settings(format_option or [], "--format-option", "sampling_frequency=30000")
+    return nullcontext(read_format(str(source), format_name, stream=series, probe=probe, options=options))
+
+
+def _default_output(source: "Path | Address") -> Path:
+    """Beside the session, or here where it is remote."""
+    if isinstance(source, Path):
+        return source.with_name(f"{source.stem}_sorted.nwb")
+    return Path(f"{Path(source.name).stem or 'session'}_sorted.nwb")
+
+
+def _find_session(session: str, format_name: str | None = None) -> "Path | Address":
+    """Find a session: a file, an address of NWB, or the folder that its format may be; or refuse clearly."""
+    from accm_core.io.remote import SCHEMES, Address
+
+    if not session.startswith(SCHEMES):
+        return _find_file(session, format_name)
+    if format_name is not None:
+        raise NwbError(f"--format reads files of this machine only. Download {Address(session)} first.")
+    return Address(session)
+
+
+def _find_file(session: str, format_name: str | None = None) -> Path:
+    """Find a file of this machine, or the folder that its format may be; or refuse clearly."""
     path = Path(session)
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise NwbError(f"{path} {what}. Give the path of an NWB file.")
-    return path
+    if session.startswith(("http://", "https://")):
+        raise NwbError(f"{session} is an address; a file of this machine is needed. Download it first.")
+    if session.startswith(OTHER_SCHEMES):
+        raise NwbError(
+            f"{session} cannot be read. Give the https:// address of the file (for DANDI, that of its "
+            "download button), or download it and give its path."
+        )
+    if path.is_file() or (path.is_dir() and format_name is not None):
+        return path
+    what = "is a folder" if path.is_dir() else "does not exist"
+    remedy = ", or say what it is with --format" if path.is_dir() else ""
+    raise NwbError(f"{path} {what}. Give the path of an NWB file{remedy}.")
 
 
-def _parse_settings(settings: list[str]) -> dict[str, Any]:
+def _parse_settings(settings: list[str], option: str, example: str) -> dict[str, Any]:
     """Read ``NAME=VALUE`` pairs; a value is written as in TOML, a word needs no quotes."""
     values = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not (equals and name.strip()):
-            raise ParamsError(f"Cannot read --set {setting!r}. Write it NAME=VALUE, as in noise_uV=10.")
+            raise ParamsError(f"Cannot read {option} {setting!r}. Write it NAME=VALUE, as in {example}.")
         try:
             values[name.strip()] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
@@ -387,7 +461,7 @@ def _parse_settings(settings: list[str]) -> dict[str, Any]:
     return values
 
 
-def _check_target(source: Path | None, target: Path, *, overwrite: bool, needs_copy: bool = False) -> None:
+def _check_target(source: "Path | Address | None", target: Path, *, overwrite: bool) -> None:
     """Refuse an output that could not be written, before the long work."""
     folder = target.parent
     if target.suffix != ".nwb":
@@ -400,7 +474,7 @@ def _check_target(source: Path | None, target: Path, *, overwrite: bool, needs_c
         raise NwbError(
             f"The folder {folder} of the output cannot be written to. Choose another with --output."
         )
-    if source is not None and target.exists() and target.samefile(source):
+    if isinstance(source, Path) and target.exists() and target.samefile(source):
         raise NwbError(
             f"The output {target} is the session itself, which is never changed. Choose another name."
         )
@@ -408,7 +482,10 @@ def _check_target(source: Path | None, target: Path, *, overwrite: bool, needs_c
         raise NwbError(
             f"The output {target} exists. Choose another with --output, or replace it with --overwrite."
         )
-    needed = source.stat().st_size if source is not None and needs_copy else 0
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    """Refuse a disk on which the copy of the session would not fit."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise NwbError(
@@ -423,7 +500,7 @@ def _check_report(target: Path) -> None:
     check_report_path(target)
 
 
-def _check_units(recording: "NwbRecording", units: Units) -> None:
+def _check_units(recording: "Source", units: Units) -> None:
     """Refuse a session that has Units already, unless told what to do with them."""
     if recording.has_units and units is Units.FAIL:
         raise NwbError(
