@@ -1,10 +1,12 @@
-"""Sort simulated recordings with accm and with a simple baseline, score both, and write RESULTS.md.
+"""Sort simulated recordings with accm, its ablations and other sorters; write RESULTS.md and a picture.
 
-    python -m benchmarks.run                       # everything, one seed
-    python -m benchmarks.run --seeds 0 1 2         # means over several recordings of each kind
-    python -m benchmarks.run --sets tetrode --sorters accm --no-write
+    pip install -c constraints.txt --group benchmarks   # the other sorters, but for Kilosort 4
+    python -m benchmarks.run                            # everything, one recording of each set
+    python -m benchmarks.run --seeds 0 1 2              # means over several
+    python -m benchmarks.run --sets tetrode --sorters accm lupin --no-write
+    python -m benchmarks.run --rows rows.jsonl          # goes on where it was stopped
 
-Each sort runs in a process of its own, so that its peak memory is its own.
+Each sort runs in a process of its own (``benchmarks.worker``).
 """
 
 import argparse
@@ -12,26 +14,29 @@ import json
 import os
 import platform
 import re
-import resource
+import shutil
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from accm_core.evaluate import evaluate
+from accm_core.simulate import simulate, write_simulation
+from benchmarks.ablations import ABLATIONS
+from benchmarks.peers import PEERS, find_version, is_installed
+from benchmarks.picture import Dot, draw_accuracy_speed
+from benchmarks.table import DONE, failure_lines, set_lines, summarise, summary_lines, write_section
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # so that `python benchmarks/run.py` works too
-
-from accm_core.evaluate import evaluate  # noqa: E402
-from accm_core.io.nwb_read import read_nwb  # noqa: E402
-from accm_core.simulate import simulate, write_simulation  # noqa: E402
-
 RESULTS = ROOT / "benchmarks" / "RESULTS.md"
-BEGIN, END = "<!-- simulated: begin -->", "<!-- simulated: end -->"
-SORTERS = ("accm", "pca-kmeans")
+PICTURE = "accuracy_speed.svg"  # beside the results
+SORTERS = ("accm", *ABLATIONS, "pca-kmeans", *PEERS)
+MAX_REASON, SHOWN_LINES = 120, 20  # letters of why a sort failed; last lines of its output that are shown
 SETS: dict[str, dict] = {
     "tetrode": {"probe": "tetrode", "num_units": 8, "duration_s": 120.0},
     "wire-easy": {"probe": "mono", "noise_level": 0.05, "max_similarity": 0.9, "duration_s": 60.0},
@@ -54,42 +59,46 @@ WHAT = {
     "neuropixels64": "64 channels of a Neuropixels 1.0, 30 units",
     "noise-alone": "32 channels, background cells and noise, no unit",
 }
-INTRODUCTION = """# Benchmarks
-
-How well and how fast simulated recordings are sorted. The table is written by `python -m benchmarks.run`.
-"""
 HOW = """- accuracy: TP / (TP + FP + FN), mean over the true units; spikes match within 0.4 ms, units one to
   one (SpikeInterface's comparison). Well detected: an accuracy of at least 0.8. False: a found unit that
   matches no true one. Redundant: a found unit that shares a true unit with a better one.
 - overlapping: recall of the true spikes that another unit within 100 µm fires within 1 ms of; isolated:
   recall of the others.
-- speed: seconds recorded per second of sorting (reading the NWB file included, imports and writing not).
+- speed: seconds recorded per second of sorting (reading the NWB file included, imports and writing not). What
+  accm compiles and keeps was compiled before.
+- peak MiB: of the process, or of the largest one it started.
+- First table: accuracy and recalls are means over the sets with units, speed is their geometric mean; units
+  are summed, false and redundant ones over all sets. A sort that failed has found nothing; its time is left
+  out.
 - pca-kmeans: our detection and snippets, then PCA and k-means of scikit-learn. It is **given the true number
-  of units**, which accm has to find, and makes one cluster more, for what is no unit.
+  of units**, which the others have to find, and makes one cluster more, for what is no unit.
+- Other sorters run at their defaults, without motion correction: nothing drifts in these sets.
 - Means over the recordings of a set; in brackets least and largest accuracy where there are several."""
 
 
 def main() -> None:
     options = parse_options()
-    if options.worker is not None:
-        work(*options.worker, options.device)
-        return
-    rows = []
+    known = load_rows(options.rows)
+    missing = [s for s in options.sorters if s in PEERS and not is_installed(s)]
+    rows: list[dict] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in options.sets:
             for seed in options.seeds:
-                recording, truth = simulate(seed=seed, **SETS[name])
-                session = Path(folder) / "session.nwb"
-                truth_file = write_simulation(session, recording, truth, overwrite=True)
-                for sorter in options.sorters:
-                    if sorter == "pca-kmeans" and not truth.unit_names:
-                        continue  # told that there is no unit, it finds none
-                    row = run_one(sorter, session, truth_file, len(truth.unit_names), seed, options.device)
-                    rows.append(row | {"set": name, "seed": seed, "times_real_time": row_speed(row, name)})
-                    print(json.dumps(rows[-1]), flush=True)
+                asked = [(name, sorter, seed) for sorter in options.sorters if worth_sorting(name, sorter)]
+                rows += [known[key] for key in asked if key in known]
+                wanted = [s for _, s, _ in asked if (name, s, seed) not in known and s not in missing]
+                for row in measure(name, seed, wanted, options.device, Path(folder)):
+                    print(json.dumps(row), flush=True)
+                    save_row(options.rows, row)
+                    rows.append(row)
+    missing = [sorter for sorter in missing if not any(row["sorter"] == sorter for row in rows)]
     if options.write:
-        write_results(options.results, make_section(rows, options))
-        print(f"wrote {options.results.name}")
+        write_section(options.results, make_section(rows, missing, options))
+        dots = make_dots(rows, options.sorters)
+        if dots:
+            picture = options.results.with_name(PICTURE)
+            picture.write_text(draw_accuracy_speed(dots, machine(options.device)))
+        print(f"wrote {options.results.name} and {PICTURE}")
 
 
 def parse_options() -> argparse.Namespace:
@@ -97,108 +106,122 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--sorters", nargs="+", choices=SORTERS, default=list(SORTERS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="one recording of each set a seed")
-    parser.add_argument("--device", default="cpu", help="for accm: cpu, cuda or auto (default: cpu)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="file that gets the table")
-    parser.add_argument("--no-write", dest="write", action="store_false", help="leave that file as it is")
-    parser.add_argument("--worker", nargs=5, help=argparse.SUPPRESS)  # sorter, session, units, seed, output
+    parser.add_argument(
+        "--device", default="cpu", help="cpu, cuda or auto, for those that can (default: cpu)"
+    )
+    parser.add_argument(
+        "--rows", type=Path, help="file of rows, JSON lines; what is in it is not measured again"
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file that gets the tables")
+    parser.add_argument(
+        "--no-write", dest="write", action="store_false", help="leave tables and picture as they are"
+    )
     return parser.parse_args()
 
 
-def run_one(
+def worth_sorting(name: str, sorter: str) -> bool:
+    """The baseline, told that there is no unit, finds none."""
+    return not (sorter == "pca-kmeans" and SETS[name].get("num_units") == 0)
+
+
+def load_rows(path: Path | None) -> dict[tuple[str, str, int], dict]:
+    if path is None or not path.exists():
+        return {}
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return {(row["set"], row["sorter"], row["seed"]): row for row in rows}
+
+
+def save_row(path: Path | None, row: dict) -> None:
+    if path is not None:
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def measure(name: str, seed: int, sorters: Sequence[str], device: str, folder: Path) -> Iterator[dict]:
+    """Simulate a recording and sort it with each sorter."""
+    if not sorters:
+        return
+    recording, truth = simulate(seed=seed, **SETS[name])
+    session = folder / "session.nwb"
+    truth_file = write_simulation(session, recording, truth, overwrite=True)
+    num_units = len(truth.unit_names)
+    for sorter in sorters:
+        row = {"set": name, "sorter": sorter, "seed": seed, "true_units": num_units}
+        row |= {"commit": commit(), "machine": machine(device)}
+        if sorter in PEERS:
+            row["version"] = find_version(sorter)
+        row |= sort_and_score(sorter, session, truth_file, num_units, seed, device)
+        if row["status"] == DONE:
+            row["times_real_time"] = round(SETS[name]["duration_s"] / row["seconds"], 2)
+        yield row
+
+
+def sort_and_score(
     sorter: str, session: Path, truth_file: Path, num_units: int, seed: int, device: str
-) -> dict[str, float | str]:
+) -> dict[str, Any]:
+    """Sort in a process of its own, whose words are shown only when it fails."""
     output = session.with_suffix(".npz")
-    command = [sys.executable, str(Path(__file__).resolve()), "--device", device, "--worker"]
-    subprocess.run(
-        [*command, sorter, str(session), str(num_units), str(seed), str(output)], check=True, cwd=ROOT
-    )
+    output.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "benchmarks.worker", sorter, str(session), str(num_units), str(seed)]
+    log = session.with_suffix(".log")
+    with log.open("w") as words:
+        done = subprocess.run(
+            [*command, device, str(output)], cwd=ROOT, stdout=words, stderr=words, check=False
+        )
+    shutil.rmtree(session.with_suffix(".peer"), ignore_errors=True)
+    if done.returncode != 0:
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        print("\n".join(lines[-SHOWN_LINES:]), file=sys.stderr)
+        reason = lines[-1].strip() if lines else f"exit status {done.returncode}"
+        return {"status": f"failed: {reason[:MAX_REASON]}"}
     with np.load(output) as saved:
         seconds, peak_mib = float(saved["seconds"]), float(saved["peak_mib"])
         trains = {name.removeprefix("unit "): saved[name] for name in saved.files if name.startswith("unit ")}
     scores = evaluate(trains, truth_file).to_dict()
     kept = {k: v for k, v in scores.items() if k not in ("units", "false_names", "redundant_names")}
-    return {"sorter": sorter, "seconds": round(seconds, 2), "peak_MiB": round(peak_mib)} | kept
+    return {"status": DONE, "seconds": round(seconds, 2), "peak_MiB": round(peak_mib)} | kept
 
 
-def row_speed(row: dict, name: str) -> float:
-    return round(SETS[name]["duration_s"] / row["seconds"], 2)
-
-
-def work(sorter: str, session: str, num_units: str, seed: str, output: str, device: str) -> None:
-    """Sort in this process, and save the trains, the time and the peak memory."""
-    if sorter == "accm":
-        from accm_core.pipeline import sort
-    else:
-        from benchmarks.baseline import sort_pca_kmeans
-    start = time.perf_counter()
-    with read_nwb(session) as recording:
-        if sorter == "accm":
-            sorting = sort(recording, device=device, seed=int(seed))
-            trains = {
-                str(unit_id): sorting.spike_times[sorting.spikes_of(row)]
-                for row, unit_id in enumerate(sorting.unit_ids)
-            }
-        else:
-            trains = sort_pca_kmeans(recording, int(num_units), int(seed))
-    seconds = time.perf_counter() - start
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes there, in KiB elsewhere
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    np.savez(output, seconds=seconds, peak_mib=peak_mib, **{f"unit {k}": v for k, v in trains.items()})
-
-
-def make_section(rows: list[dict], options: argparse.Namespace) -> str:
-    names = [name for name in SETS if name in options.sets]
+def make_section(rows: Sequence[dict], missing: Sequence[str], options: argparse.Namespace) -> str:
     seeds = " ".join(map(str, options.seeds))
     asked = {
-        "--sets": names,
+        "--sets": options.sets,
         "--sorters": options.sorters,
         "--seeds": seeds.split(),
         "--device": [options.device],
     }
-    command = "python -m benchmarks.run " + " ".join(
-        f"{flag} {' '.join(values)}" for flag, values in asked.items()
+    command = " ".join(f"{flag} {' '.join(values)}" for flag, values in asked.items())
+    commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
+    machines = "; ".join(dict.fromkeys(row["machine"] for row in rows))
+    versions = dict.fromkeys(row["version"] for row in rows if "version" in row)
+    return "\n".join(
+        [
+            f"Commit {commits}, {date.today().isoformat()}, {machines}. Seeds: {seeds}.",
+            f"Other sorters: {', '.join(versions)}." if versions else "",
+            f"Command: `python -m benchmarks.run {command}`",
+            "",
+            *summary_lines(rows, options.sorters, missing),
+            "",
+            *set_lines(rows, options.sets, options.sorters),
+            "",
+            *failure_lines(rows),
+            *(f"- {name}: {WHAT[name]}, {SETS[name]['duration_s']:g} s" for name in options.sets),
+            *(f"- {name}: {ABLATIONS[name].what}" for name in options.sorters if name in ABLATIONS),
+            HOW,
+        ]
     )
-    lines = [
-        f"Commit {commit()}, {date.today().isoformat()}, {machine(options.device)}. Seeds: {seeds}.",
-        f"Command: `{command}`",
-        "",
-        "| set | sorter | accuracy | precision | recall | well detected | false | redundant "
-        "| overlapping | isolated | times real time | peak MiB |",
-        "| --- | --- " + "| ---: " * 10 + "|",
-    ]
-    for name in names:
-        for sorter in options.sorters:
-            mine = [row for row in rows if (row["set"], row["sorter"]) == (name, sorter)]
-            if mine:
-                lines.append(table_row(name, sorter, mine))
-    lines += ["", *(f"- {name}: {WHAT[name]}, {SETS[name]['duration_s']:g} s" for name in names), HOW]
-    return "\n".join(lines)
 
 
-def table_row(name: str, sorter: str, rows: list[dict]) -> str:
-    def mean(key: str, digits: int = 1, scale: float = 1.0) -> str:
-        values = [row[key] for row in rows if row[key] is not None]
-        return f"{scale * np.mean(values):.{digits}f}" if values else "-"
-
-    accuracy = mean("accuracy", 1, 100.0)
-    values = [row["accuracy"] for row in rows if row["accuracy"] is not None]
-    if len(values) > 1:
-        accuracy += f" ({100 * min(values):.1f} to {100 * max(values):.1f})"
-    cells = [
-        name,
-        sorter,
-        accuracy,
-        mean("precision", 1, 100.0),
-        mean("recall", 1, 100.0),
-        f"{mean('well_detected')} of {mean('true_units', 0)}",
-        mean("false_units"),
-        mean("redundant_units"),
-        mean("overlap_recall", 1, 100.0),
-        mean("isolated_recall", 1, 100.0),
-        mean("times_real_time"),
-        mean("peak_MiB", 0),
-    ]
-    return "| " + " | ".join(cells) + " |"
+def make_dots(rows: Sequence[dict], sorters: Sequence[str]) -> list[Dot]:
+    """A dot for each sorter that sorted a set with units."""
+    dots = []
+    for sorter in sorters:
+        if any(row["sorter"] == sorter and row["true_units"] and row["status"] == DONE for row in rows):
+            summary = summarise(rows, sorter)
+            kind = "ours" if sorter == "accm" else "ablation" if sorter in ABLATIONS else "peer"
+            kind = "baseline" if sorter == "pca-kmeans" else kind
+            dots.append(Dot(sorter, summary.accuracy, summary.speed, kind))
+    return dots
 
 
 def commit() -> str:
@@ -224,16 +247,6 @@ def machine(device: str) -> str:
         if torch.cuda.is_available():
             text += f", {torch.cuda.get_device_name()}"
     return text
-
-
-def write_results(path: Path, section: str) -> None:
-    """Put the section between its markers; what else stands in the file stays."""
-    text = path.read_text() if path.exists() else f"{INTRODUCTION}\n{BEGIN}\n{END}\n"
-    if BEGIN not in text or END not in text:
-        text = f"{text.rstrip()}\n\n{BEGIN}\n{END}\n"
-    before, rest = text.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
-    path.write_text(f"{before}{BEGIN}\n{section}\n{END}{after}")
 
 
 if __name__ == "__main__":

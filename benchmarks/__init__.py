@@ -1,0 +1,1 @@
+"""What measures accm against its parts and against others; not part of the package."""

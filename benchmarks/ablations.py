@@ -1,0 +1,143 @@
+"""accm with one stage taken away or replaced: by settings where there are some, else by patches.
+
+The product has no option for this; patches last as long as one sort, in the benchmark's own process.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from unittest.mock import patch
+
+import numba
+import numpy as np
+from sklearn.decomposition import PCA
+
+from accm_core import pipeline
+from accm_core.params import validate_params
+from accm_core.sorting import match
+from accm_core.sorting.match import Matches
+from accm_core.sorting.templates import WaveformAverage
+from accm_core.types import Recording, Snippets, Sorting
+
+Patches = tuple[AbstractContextManager, ...]
+MAX_SPIKES = 10_000_000  # all peaks, where there is no matching to find the others
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What is taken away, and how: parameters by group, and a function that makes patches."""
+
+    what: str
+    settings: dict[str, dict] = field(default_factory=dict)
+    make_patches: Callable[[], Patches] = tuple
+
+
+def sort_ablation(name: str, recording: Recording, *, device: str, seed: int) -> Sorting:
+    """Sort without what the ablation takes away."""
+    ablation = ABLATIONS[name]
+    with ExitStack() as stack:
+        for change in ablation.make_patches():
+            stack.enter_context(change)
+        return pipeline.sort(recording, validate_params(ablation.settings), device=device, seed=seed)
+
+
+def _use_pca() -> Patches:
+    def fit_pca(shank: pipeline._Shank, snippets: Snippets, noise: np.ndarray) -> PCA:
+        flat = _flatten(snippets.waveforms)
+        return PCA(min(shank.params.learn.num_dims, *flat.shape), random_state=shank.seed).fit(flat)
+
+    def project(components: PCA, waveforms: np.ndarray, device: object) -> np.ndarray:
+        return components.transform(_flatten(waveforms)).astype(np.float32)
+
+    return patch.object(pipeline, "_adapt_encoder", fit_pca), patch.object(
+        pipeline, "embed_snippets", project
+    )
+
+
+def _flatten(waveforms: np.ndarray) -> np.ndarray:
+    return waveforms.reshape(len(waveforms), -1)
+
+
+def _keep_clusters() -> Patches:
+    """The peaks of each unit's clusters are its spikes; what drops units at the end still does."""
+    merge_clusters = pipeline.merge_clusters
+    merged: list[Matches] = []
+
+    def merge(labels: np.ndarray, snippets: Snippets, *rest: object, **options: object) -> np.ndarray:
+        unit_of = merge_clusters(labels, snippets, *rest, **options)
+        rows = np.flatnonzero(labels >= 0)
+        ones = np.ones(len(rows), dtype=np.float32)
+        peaks = snippets.peaks
+        merged.append(
+            Matches(peaks.sample_index[rows], peaks.offset[rows], unit_of[labels[rows]], ones, ones, ones)
+        )
+        return unit_of
+
+    def recover(
+        recording: Recording,
+        preprocessor: object,
+        blocks: object,
+        bank: match.TemplateBank,
+        *_: object,
+        **__: object,
+    ) -> tuple[Matches, WaveformAverage]:
+        average = WaveformAverage(*bank.templates.shape)
+        average.total += bank.templates @ np.linalg.pinv(preprocessor.whitening)  # back in µV
+        average.counts += 1
+        return merged[-1], average
+
+    return (
+        patch.object(pipeline, "merge_clusters", merge),
+        patch.object(pipeline, "_refine_templates", _leave),
+        patch.object(pipeline, "_split_templates", _leave),
+        patch.object(pipeline, "recover_spikes", recover),
+    )
+
+
+def _leave(
+    shank: pipeline._Shank, preprocessor: object, bank: match.TemplateBank, *, step: int
+) -> match.TemplateBank:
+    return bank
+
+
+@numba.njit(cache=True, nogil=True)
+def _pursue_once(fits, model):  # type: ignore[no-untyped-def]
+    """``match._pursue`` without its revisions: a constant of a compiled function cannot be patched."""
+    best_gain = np.zeros(fits.shape[1], dtype=np.float32)
+    best_unit = np.zeros(fits.shape[1], dtype=np.int64)
+    blocked = np.zeros(fits.shape, dtype=np.uint8)
+    match._refresh(fits, blocked, model, 0, fits.shape[1], best_gain, best_unit)
+    samples = [np.int64(0) for _ in range(0)]
+    units = [np.int64(0) for _ in range(0)]
+    values = [(np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)) for _ in range(0)]
+    match._take_all(fits, blocked, model, best_gain, best_unit, samples, units, values)
+    table = np.zeros((len(values), 4), dtype=np.float32)
+    for row in range(len(values)):
+        table[row, 0], table[row, 1], table[row, 2], table[row, 3] = values[row]
+    return np.array(samples, dtype=np.int64), np.array(units, dtype=np.int64), table
+
+
+ABLATIONS = {
+    "accm-no-pretraining": Ablation(
+        "trained on the recording from random weights", {"learn": {"pretrained": False}}
+    ),
+    "accm-no-adaptation": Ablation("the shipped weights as they are", {"learn": {"num_steps": 0}}),
+    "accm-no-collisions": Ablation(
+        "no collisions among the views while adapting (the shipped weights have seen some)",
+        {"learn": {"collision_share": 0.0}},
+    ),
+    "accm-pca": Ablation("as many principal components instead of the embedding", make_patches=_use_pca),
+    "accm-no-matching": Ablation(
+        "the detected peaks of a unit's clusters are its spikes",
+        {"learn": {"max_spikes": MAX_SPIKES}},
+        _keep_clusters,
+    ),
+    "accm-no-overlap-revision": Ablation(
+        "overlapping spikes stay as first explained",
+        make_patches=lambda: (patch.object(match, "_pursue", _pursue_once),),
+    ),
+    "accm-no-splitting": Ablation(
+        "units are not taken apart after matching",
+        make_patches=lambda: (patch.object(pipeline, "_split_templates", _leave),),
+    ),
+}
