@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from accm_core.errors import ParamsError
 from accm_core.learning.adapt import adapt_encoder
+from accm_core.learning.device import find_device
 from accm_core.learning.encoder import embed_snippets
 from accm_core.params import SorterParams, to_samples
 from accm_core.signal.chunks import cut_blocks, spread_blocks
@@ -107,26 +107,6 @@ def sort(
         channels = np.flatnonzero(recording.channel_groups == group)
         shanks.append(_sort_shank(_Shank(recording, channels, params, torch_device, seed, report)))
     return build_sorting(recording, shanks, params, seed=seed, device=str(torch_device))
-
-
-def find_device(name: str) -> torch.device:
-    """Return the torch device for 'auto', 'cpu' or 'cuda[:N]'.
-
-    Raises
-    ------
-    ParamsError
-        If it is none of these, or the GPU is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise ParamsError(f"Device {name!r} is not known. Use auto, cpu, cuda or cuda:N.")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise ParamsError(
-            f"Device {name!r} is not there: torch sees {torch.cuda.device_count()} GPUs. Use auto or cpu."
-        )
-    return torch.device(name)
 
 
 def _sort_shank(shank: _Shank) -> ShankResult:

@@ -1,0 +1,148 @@
+"""A fine-tuned model on a recording: which of its units fired at given times."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from accm_core.learning.checkpoint import Model
+from accm_core.learning.encoder import SpikeEncoder
+from accm_core.learning.heads import Heads, classify_snippets
+from accm_core.params import RunParams
+from accm_core.signal.chunks import Block, cut_blocks, map_blocks
+from accm_core.signal.preprocess import Preprocessor
+from accm_core.signal.snippets import LANCZOS_TAPS, cut_snippets
+from accm_core.types import Recording
+
+
+@dataclass(frozen=True)
+class PlacedHeads:
+    """The heads of a model that this shank has all channels for.
+
+    Attributes
+    ----------
+    encoder : SpikeEncoder
+        On the device where it is to work, as `heads`.
+    heads : Heads
+    names : tuple of str
+        Of all heads.
+    used : ndarray of shape (n_used,), int64
+        Columns of the heads that are here.
+    slots : ndarray of shape (n_used, n_slots), int64
+        Channels of the shank in the order that each wants them, -1 for none.
+    peak_offset : ndarray of shape (n_used,), int64
+        Samples from a labelled time to where the head looks.
+    num_before : int
+        Samples of a snippet before that.
+    """
+
+    encoder: SpikeEncoder
+    heads: Heads
+    names: tuple[str, ...]
+    used: np.ndarray
+    slots: np.ndarray
+    peak_offset: np.ndarray
+    num_before: int
+
+    def answer(self, waveforms: np.ndarray, device: torch.device) -> np.ndarray:
+        """Probability of each used head, (n, n_used), for snippets (n, n_samples, n_slots) of one place."""
+        missing = self.encoder.config.num_channels - waveforms.shape[2]
+        padded = np.pad(waveforms, ((0, 0), (0, 0), (0, missing)))
+        return classify_snippets(self.encoder, self.heads, padded, device)[:, self.used]
+
+
+def place_heads(model: Model, channel_ids: Sequence[str], device: torch.device) -> PlacedHeads | None:
+    """Find the heads whose channels are all among a shank's; None where there are none.
+
+    Parameters
+    ----------
+    model : Model
+        Fine-tuned.
+    channel_ids : sequence of str
+        Of the channels in use, in their order.
+    device : torch.device
+    """
+    if model.heads is None:
+        return None
+    row = {name: k for k, name in enumerate(channel_ids)}
+    units = model.card["units"]
+    used = [k for k, unit in enumerate(units) if all(c is None or c in row for c in unit["channels"])]
+    if not used:
+        return None
+    width = model.encoder.config.num_channels
+    slots = np.full((len(used), width), -1, dtype=np.int64)
+    for k, unit in enumerate(used):
+        names = units[unit]["channels"]
+        slots[k, : len(names)] = [-1 if name is None else row[name] for name in names]
+    return PlacedHeads(
+        model.encoder.to(device),
+        model.heads.to(device),
+        model.heads.config.unit_names,
+        np.array(used, dtype=np.int64),
+        slots,
+        np.array([units[k]["peak_offset"] for k in used], dtype=np.int64),
+        int(model.card["num_before"]),
+    )
+
+
+def classify_spikes(
+    recording: Recording,
+    preprocessor: Preprocessor,
+    placed: PlacedHeads,
+    sample_index: np.ndarray,
+    *,
+    run: RunParams,
+    device: torch.device,
+) -> np.ndarray:
+    """Probability that each of the placed units fired at each of the given samples.
+
+    Parameters
+    ----------
+    recording, preprocessor
+        Where to look.
+    placed : PlacedHeads
+    sample_index : ndarray of shape (n_spikes,), int64
+        In ascending order; as the labels that the model learned from give the times of spikes.
+    run : RunParams
+    device : torch.device
+
+    Returns
+    -------
+    ndarray of shape (n_spikes, n_used), float32
+    """
+    num_samples = placed.encoder.config.num_samples
+    margin = num_samples + LANCZOS_TAPS + int(np.abs(placed.peak_offset).max())
+    blocks = [
+        block
+        for block in cut_blocks(recording.segments, recording.sampling_frequency)
+        if np.searchsorted(sample_index, block.start) < np.searchsorted(sample_index, block.stop)
+    ]
+    keys, place_of = np.unique(
+        np.column_stack([placed.slots, placed.peak_offset]), axis=0, return_inverse=True
+    )
+
+    def cut(block: Block, raw: np.ndarray) -> list[np.ndarray]:
+        low, high = np.searchsorted(sample_index, [block.start, block.stop])
+        local = sample_index[low:high] - block.start + margin
+        traces = preprocessor.whiten(preprocessor.filter(raw, block))
+        return [
+            cut_snippets(
+                traces,
+                local + key[-1],
+                np.zeros(len(local), dtype=np.float32),
+                np.broadcast_to(key[:-1], (len(local), len(key) - 1)),
+                num_before=placed.num_before,
+                num_samples=num_samples,
+            )
+            for key in keys
+        ]
+
+    parts = []
+    for snippets in map_blocks(cut, recording, blocks, margin=preprocessor.margin + margin, run=run):
+        part = np.zeros((len(snippets[0]), len(placed.used)), dtype=np.float32)
+        for place, waveforms in enumerate(snippets):
+            here = place_of.ravel() == place
+            part[:, here] = placed.answer(waveforms, device)[:, here]
+        parts.append(part)
+    return np.concatenate([np.zeros((0, len(placed.used)), dtype=np.float32), *parts])
