@@ -18,6 +18,23 @@ from typer.core import TyperCommand
 
 from accm_core import __version__
 from accm_core.errors import NwbError, ParamsError
+from accm_core.options import (
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    OverwriteOption,
+    ParamsCommand,
+    ParamsOption,
+    ProbeOption,
+    QuietOption,
+    SeedOption,
+    SeriesOption,
+    SessionArgument,
+    SettingOption,
+    VerboseOption,
+    find_session,
+    format_table,
+)
 from accm_core.summaries import (
     describe_recording,
     describe_sorting,
@@ -43,7 +60,6 @@ SORT_SHARES = {  # of the time, for the progress bar; as measured on a minute of
     "write": 0.04,
     "report": 0.01,
 }
-REMOTE = ("http://", "https://", "s3://", "dandi://")
 
 app = typer.Typer(
     name="accm",
@@ -71,41 +87,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _check_device(text: str) -> str:
-    kind, colon, index = text.partition(":")
-    if text in ("auto", "cpu", "cuda") or (kind == "cuda" and colon and index.isdecimal()):
-        return text
-    raise typer.BadParameter(f"{text!r} is no device; give auto, cpu, cuda or cuda:N.")
-
-
-SessionArgument = Annotated[
-    str, typer.Argument(metavar="SESSION", help="NWB file with the recording.", show_default=False)
-]
-SeriesOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="PATH", help="ElectricalSeries to sort, as acquisition/NAME; needed when there are several."
-    ),
-]
-ProbeOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE", help="probeinterface JSON with the channels' positions, for files without them."
-    ),
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="One JSON object on standard output; all else on standard error.")
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary; errors only.")]
-VerboseOption = Annotated[
-    bool,
-    typer.Option(
-        "--verbose", "-v", help="What the stages find, library warnings, and the traceback of a failure."
-    ),
-]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the output when it exists.")]
-
-
 @app.callback()
 def _top(
     version: Annotated[
@@ -116,16 +97,6 @@ def _top(
     pass
 
 
-class _SortCommand(TyperCommand):
-    """A command whose help ends with the table of parameters, made only when it is shown."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        from accm_core.params import describe_params
-
-        self.epilog = _table("--set GROUP.NAME=VALUE or a TOML file with a table a group", describe_params())
-        super().format_help(ctx, formatter)
-
-
 class _SimulateCommand(TyperCommand):
     """The same for what can be simulated."""
 
@@ -134,20 +105,11 @@ class _SimulateCommand(TyperCommand):
 
         fields = SimulationParams.model_fields.items()
         rows = [(name, str(field.default), field.description or "") for name, field in fields]
-        self.epilog = _table("--set NAME=VALUE", rows)
+        self.epilog = format_table("--set NAME=VALUE", rows)
         super().format_help(ctx, formatter)
 
 
-def _table(how: str, rows: list[tuple[str, str, str]]) -> str:
-    """Lay out parameters for the end of a command's help, one paragraph each."""
-    paragraphs = [f"[bold]Parameters[/bold], set by {how}:"]
-    for name, default, text in rows:
-        words = " ".join(text.split()).replace("[", r"\[")
-        paragraphs.append(f"[cyan]{name}[/cyan] = [green]{default}[/green]   {words}")
-    return "\n\n".join(paragraphs)
-
-
-@app.command(cls=_SortCommand)
+@app.command(cls=ParamsCommand)
 def sort(
     session: SessionArgument,
     output: Annotated[
@@ -161,21 +123,11 @@ def sort(
     ] = None,
     series: SeriesOption = None,
     probe: ProbeOption = None,
-    params: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="Parameters, one table a group; listed below.")
-    ] = None,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="GROUP.NAME=VALUE",
-            help="One parameter, as in detect.threshold=6; may be repeated.",
-        ),
-    ] = None,
-    device: Annotated[
-        str, typer.Option(callback=_check_device, metavar="auto|cpu|cuda[:N]", help="Where to compute.")
-    ] = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
+    model: ModelOption = None,
+    params: ParamsOption = None,
+    setting: SettingOption = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
     units: Annotated[
         Units,
         typer.Option(
@@ -196,7 +148,7 @@ def sort(
         from accm_core.params import load_params
 
         checked = load_params(params, setting or [])
-        source = _find_session(session)
+        source = find_session(session)
         target = output if output is not None else source.with_name(f"{source.stem}_sorted.nwb")
         report_path = target.with_suffix(".html") if report else None
         _check_target(source, target, overwrite=overwrite, needs_copy=not link)
@@ -245,7 +197,7 @@ def info(
     with terminal(as_json=as_json, verbose=verbose) as out:
         from accm_core.io.nwb_read import read_nwb
 
-        with read_nwb(_find_session(session), series=series, probe=probe) as recording:
+        with read_nwb(find_session(session), series=series, probe=probe) as recording:
             result = describe_recording(recording)
         out.finish(result, recording_text(result))
 
@@ -285,7 +237,7 @@ def simulate(
     with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as out:
         named = {"probe": probe, "num_channels": channels, "num_units": units, "duration_s": duration}
         changes = _parse_settings(setting or []) | {k: v for k, v in named.items() if v is not None}
-        parent_path = _find_session(hybrid) if hybrid is not None else None
+        parent_path = find_session(hybrid) if hybrid is not None else None
 
         from accm_core.io.nwb_read import read_nwb
         from accm_core.simulate import hybrid_recording
@@ -323,7 +275,7 @@ def evaluate(
 ) -> None:
     """Compare the units of a sorted file with the truth."""
     with terminal(as_json=as_json, verbose=verbose) as out:
-        sorted_path, truth_path = _find_session(str(sorted_file)), _find_session(str(truth))
+        sorted_path, truth_path = find_session(str(sorted_file)), find_session(str(truth))
 
         from accm_core.evaluate import evaluate as compare
 
@@ -344,7 +296,7 @@ def report(
 ) -> None:
     """Make the report of a sorted file again."""
     with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as out:
-        source = _find_session(str(sorted_file))
+        source = find_session(str(sorted_file))
         target = output if output is not None else source.with_suffix(".html")
 
         from accm_core.io.nwb_units import read_sorting
@@ -358,19 +310,6 @@ def _make_report(sorting: "Sorting", target: Path, title: str) -> None:
     from accm_core.report import write_report
 
     write_report(sorting, target, title=title)
-
-
-def _find_session(session: str) -> Path:
-    """Find the file of a session, or refuse clearly."""
-    if session.startswith(REMOTE):
-        raise NwbError(
-            f"Reading from an address ({session}) is not supported yet. Download the file and give its path."
-        )
-    path = Path(session)
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise NwbError(f"{path} {what}. Give the path of an NWB file.")
-    return path
 
 
 def _parse_settings(settings: list[str]) -> dict[str, Any]:

@@ -194,6 +194,7 @@ def _make_sorting(provenance: dict[str, Any], units: Units | None, embedding: Dy
         channel_groups=np.array(provenance["channel_groups"], dtype=np.int64),
         bad_channel_ids=tuple(provenance["bad_channel_ids"]),
         unit_ids=np.zeros(0, dtype=np.int64) if units is None else np.asarray(units.id[:], dtype=np.int64),
+        unit_names=_texts(units, "unit_name"),
         sample_index=sample_index[order],
         spike_times=_per_spike(units, "spike_times", np.float64)[order],
         unit_index=unit_index[order],

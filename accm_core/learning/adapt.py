@@ -1,5 +1,6 @@
 """Train the encoder on the recording itself, so that views of one spike agree."""
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -22,9 +23,10 @@ def adapt_encoder(
     *,
     device: torch.device,
     seed: int,
+    start: SpikeEncoder | None = None,
     on_step: Callable[[float], None] | None = None,
 ) -> SpikeEncoder:
-    """Train an encoder from scratch by contrast between spikes.
+    """Train an encoder by contrast between spikes.
 
     Parameters
     ----------
@@ -37,6 +39,8 @@ def adapt_encoder(
         Hz.
     device : torch.device
     seed : int
+    start : SpikeEncoder, optional
+        Left as it is; from scratch when None, or when it is of another shape than this recording's.
     on_step : callable, optional
         Called with the share of the steps that is done.
 
@@ -54,7 +58,10 @@ def adapt_encoder(
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = EncoderConfig(num_channels, num_samples, params.num_dims)
-        encoder = SpikeEncoder(config, float(waveforms.std())).to(device)
+        if start is not None and start.config == config:
+            encoder = copy.deepcopy(start).to(device)
+        else:
+            encoder = SpikeEncoder(config, float(waveforms.std())).to(device)
         generator = torch.Generator(device).manual_seed(seed)
         augmenter = Augmenter(
             to_tensor(waveforms, device), to_tensor(noise, device), params, sampling_frequency, generator

@@ -31,6 +31,8 @@ class PlacedHeads:
         Columns of the heads that are here.
     slots : ndarray of shape (n_used, n_slots), int64
         Channels of the shank in the order that each wants them, -1 for none.
+    templates : ndarray of shape (n_used, n_samples, n_slots), float32
+        Each unit in a snippet, noise units.
     peak_offset : ndarray of shape (n_used,), int64
         Samples from a labelled time to where the head looks.
     num_before : int
@@ -42,6 +44,7 @@ class PlacedHeads:
     names: tuple[str, ...]
     used: np.ndarray
     slots: np.ndarray
+    templates: np.ndarray
     peak_offset: np.ndarray
     num_before: int
 
@@ -63,7 +66,7 @@ def place_heads(model: Model, channel_ids: Sequence[str], device: torch.device) 
         Of the channels in use, in their order.
     device : torch.device
     """
-    if model.heads is None:
+    if model.heads is None or model.templates is None:
         return None
     row = {name: k for k, name in enumerate(channel_ids)}
     units = model.card["units"]
@@ -81,6 +84,7 @@ def place_heads(model: Model, channel_ids: Sequence[str], device: torch.device) 
         model.heads.config.unit_names,
         np.array(used, dtype=np.int64),
         slots,
+        model.templates[used].permute(0, 2, 1).numpy(),
         np.array([units[k]["peak_offset"] for k in used], dtype=np.int64),
         int(model.card["num_before"]),
     )
@@ -92,6 +96,7 @@ def classify_spikes(
     placed: PlacedHeads,
     sample_index: np.ndarray,
     *,
+    at_peak: bool = False,
     run: RunParams,
     device: torch.device,
 ) -> np.ndarray:
@@ -104,6 +109,8 @@ def classify_spikes(
     placed : PlacedHeads
     sample_index : ndarray of shape (n_spikes,), int64
         In ascending order; as the labels that the model learned from give the times of spikes.
+    at_peak : bool
+        The samples are those of the peaks.
     run : RunParams
     device : torch.device
 
@@ -112,15 +119,14 @@ def classify_spikes(
     ndarray of shape (n_spikes, n_used), float32
     """
     num_samples = placed.encoder.config.num_samples
-    margin = num_samples + LANCZOS_TAPS + int(np.abs(placed.peak_offset).max())
+    delay = np.zeros_like(placed.peak_offset) if at_peak else placed.peak_offset
+    margin = num_samples + LANCZOS_TAPS + int(np.abs(delay).max())
     blocks = [
         block
         for block in cut_blocks(recording.segments, recording.sampling_frequency)
         if np.searchsorted(sample_index, block.start) < np.searchsorted(sample_index, block.stop)
     ]
-    keys, place_of = np.unique(
-        np.column_stack([placed.slots, placed.peak_offset]), axis=0, return_inverse=True
-    )
+    keys, place_of = np.unique(np.column_stack([placed.slots, delay]), axis=0, return_inverse=True)
 
     def cut(block: Block, raw: np.ndarray) -> list[np.ndarray]:
         low, high = np.searchsorted(sample_index, [block.start, block.stop])

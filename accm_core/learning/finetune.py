@@ -118,6 +118,7 @@ def finetune(
     return Model(
         encoder.cpu().eval(),
         heads.cpu().eval(),
+        _cut_templates(shanks, names, num_slots),
         {
             "kind": "finetuned",
             "units": _describe_units(recording, shanks, names, trains),
@@ -325,6 +326,21 @@ def _describe_units(
                 "peak_offset": int(shank.units.peak_offset[row]),
             }
     return [described[unit] for unit in range(len(names))]
+
+
+def _cut_templates(shanks: list[_Shank], names: tuple[str, ...], num_slots: int) -> torch.Tensor:
+    """Each unit as a snippet around its peak, (n_units, n_slots, n_samples)."""
+    num_samples = shanks[0].survey.snippets.waveforms.shape[1]
+    templates = np.zeros((len(names), num_slots, num_samples), dtype=np.float32)
+    for shank in shanks:
+        for row, unit in enumerate(shank.unit_index):
+            slots = shank.survey.neighborhoods[shank.units.main_channel[row]]
+            first = shank.units.num_before + shank.units.peak_offset[row] - shank.survey.snippets.num_before
+            steps = np.arange(first, first + num_samples)
+            inside = (steps >= 0) & (steps < shank.units.templates.shape[1])
+            for slot in np.flatnonzero(slots >= 0):
+                templates[unit, slot, inside] = shank.units.templates[row, steps[inside], slots[slot]]
+    return torch.from_numpy(templates)
 
 
 def _stack(parts: list[np.ndarray], num_slots: int) -> np.ndarray:

@@ -108,8 +108,8 @@ class Heads(nn.Module):
             loss = float(nn.functional.cross_entropy(logits, target / target.sum(dim=1, keepdim=True)))
             if loss < least:
                 best, least = slope, loss
-        self.linear.weight *= best
-        self.linear.bias *= best
+        self.linear.weight.mul_(best)
+        self.linear.bias.mul_(best)
 
     def add(self, name: str, features: torch.Tensor, fired: torch.Tensor, *, seed: int) -> "Heads":
         """Binary heads with one more, trained one against the rest; those that were there stay as they are.
