@@ -13,11 +13,11 @@ from platformdirs import user_data_path
 
 from accm_core.errors import ModelError
 from accm_core.learning.checkpoint import Model, read_model, save_model
+from accm_core.learning.pretrain import SHIPPED
 
 SUFFIX = ".safetensors"
-SHIPPED = "pretrained"
-"""The model that comes with the package."""
-SHIPPED_PATH = Path(__file__).parent / "learning" / "weights" / f"{SHIPPED}{SUFFIX}"
+PRETRAINED = "pretrained"
+"""Name of the model that comes with the package."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -73,7 +73,7 @@ def find_model(name_or_path: str | Path) -> Path:
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or text.endswith(SUFFIX) or os.sep in text:
         return Path(name_or_path)
-    path = SHIPPED_PATH if text == SHIPPED else _path_of(text)
+    path = SHIPPED if text == PRETRAINED else _path_of(text)
     if not path.is_file():
         known = ", ".join(entry.name for entry in list_models()) or "none"
         raise ModelError(
@@ -85,7 +85,7 @@ def find_model(name_or_path: str | Path) -> Path:
 
 def list_models() -> list[ModelEntry]:
     """List the shipped model, then the others by name; a file that is no model is listed with the reason."""
-    found = [SHIPPED_PATH] if SHIPPED_PATH.is_file() else []
+    found = [SHIPPED]
     folder = models_folder()
     if folder.is_dir():
         found += sorted(p for p in folder.glob(f"*{SUFFIX}") if _NAME.fullmatch(p.stem) and p.is_file())
@@ -127,8 +127,8 @@ def export_model(name: str, file_path: str | Path, *, overwrite: bool = False) -
 
 def remove_model(name: str) -> Path:
     """Remove a model from the registry; the shipped one stays."""
-    if name == SHIPPED:
-        raise ModelError(f"The model {SHIPPED!r} comes with the package and cannot be removed.")
+    if name == PRETRAINED:
+        raise ModelError(f"The model {PRETRAINED!r} comes with the package and cannot be removed.")
     _path_of(name)  # a path would be found as a file too
     path = find_model(name)
     try:
@@ -146,8 +146,8 @@ def prepare_place(name: str, *, overwrite: bool = False) -> Path:
     ModelError
         If the name is not one or is taken, or the folder cannot be written to.
     """
-    if name == SHIPPED:
-        raise ModelError(f"The name {SHIPPED!r} is that of the model of the package. Choose another.")
+    if name == PRETRAINED:
+        raise ModelError(f"The name {PRETRAINED!r} is that of the model of the package. Choose another.")
     path = _path_of(name)
     if path.exists() and not overwrite:
         raise ModelError(f"There is a model {name!r} already ({path}). Choose another name, or --overwrite.")

@@ -81,8 +81,12 @@ class LearnParams(_Group):
     """Dimensions of the embedding."""
     temperature: Annotated[float, Field(gt=0, le=10)] = 0.2
     """Of the NT-Xent loss."""
-    num_steps: Annotated[int, Field(ge=10, le=100_000)] = 300
-    """Training steps."""
+    pretrained: bool = True
+    """Start from the shipped weights, or those of the model that is named; else from random ones."""
+    num_steps: Annotated[int, Field(ge=0, le=100_000)] = 300
+    """Training steps on the recording, at most; all are taken when the start is random."""
+    min_gain: Annotated[float, Field(ge=0, le=10)] = 0.02
+    """Training ends when 25 steps let the views of a spike agree better by less than this (nats)."""
     batch_size: Annotated[int, Field(ge=16, le=16_384)] = 256
     """Spikes in a step; each is seen in two views."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3

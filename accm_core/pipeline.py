@@ -9,7 +9,8 @@ import torch
 
 from accm_core.learning.adapt import adapt_encoder
 from accm_core.learning.device import find_device
-from accm_core.learning.encoder import embed_snippets
+from accm_core.learning.encoder import SnippetWindow, SpikeEncoder, embed_snippets, fit_encoder
+from accm_core.learning.pretrain import WINDOW, read_pretrained
 from accm_core.params import SorterParams, to_samples
 from accm_core.signal.chunks import cut_blocks, spread_blocks
 from accm_core.signal.preprocess import Preprocessor
@@ -122,15 +123,7 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     if len(noise) == 0:
         return ShankResult.without_units(preprocessor, "no stretch between the peaks to learn the noise from")
 
-    encoder = adapt_encoder(
-        snippets.waveforms,
-        noise,
-        params.learn,
-        fs,
-        device=shank.device,
-        seed=shank.seed,
-        on_step=shank.report("learn"),
-    )
+    encoder = _adapt_encoder(shank, snippets, noise)
     embedding = embed_snippets(encoder, snippets.waveforms, shank.device)
     labels, neighborhood_of = cluster_neighborhoods(
         embedding, snippets.peaks.channel_index, survey.neighborhoods, params.cluster, seed=shank.seed
@@ -162,6 +155,34 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     if not is_unit.any():
         return ShankResult.without_units(preprocessor, "no template stands out of the noise")
     return ShankResult(preprocessor, bank, is_unit, matches, average, snippets, embedding, "")
+
+
+def _adapt_encoder(shank: _Shank, snippets: Snippets, noise: np.ndarray) -> SpikeEncoder:
+    """From the pretrained encoder, or from random weights, to one for this shank."""
+    params, fs = shank.params.learn, shank.recording.sampling_frequency
+    start = None
+    if params.pretrained:
+        _, num_samples, num_channels = snippets.waveforms.shape
+        window = SnippetWindow(snippets.num_before, num_samples, fs)
+        start = fit_encoder(read_pretrained().encoder, WINDOW, window, num_channels, params.num_dims)
+    adaptation = adapt_encoder(
+        start,
+        snippets.waveforms,
+        noise,
+        params,
+        fs,
+        device=shank.device,
+        seed=shank.seed,
+        on_step=shank.report("learn"),
+    )
+    logger.info(
+        "views agree by %.2f nats after %d steps; %.2f before, %.2f in principal components",
+        adaptation.agreement,
+        adaptation.num_steps,
+        adaptation.agreement_before,
+        adaptation.agreement_pca,
+    )
+    return adaptation.encoder
 
 
 def _learn_templates(

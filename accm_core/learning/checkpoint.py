@@ -37,20 +37,20 @@ class Model:
     ----------
     encoder : SpikeEncoder
     heads : Heads or None
-    templates : Tensor of shape (n_heads, n_channels, n_samples) or None
-        What each head's unit looks like in a snippet, noise units; None without heads.
     card : mapping of str to anything JSON holds
         ``kind`` ('encoder' or 'finetuned'), the training data, parameters, seed, package version,
         ``sampling_frequency`` (Hz) and window (``num_before`` of the encoder's ``num_samples``).
         The architecture is added when it is saved.
+    templates : Tensor of shape (n_heads, n_channels, n_samples) or None
+        What each head's unit looks like in a snippet, noise units; None without heads.
     sha256 : str
         Of the file; worked out when not given.
     """
 
     encoder: SpikeEncoder
     heads: Heads | None
-    templates: torch.Tensor | None = None
     card: Mapping[str, Any] = field(default_factory=dict)
+    templates: torch.Tensor | None = None
     sha256: str = ""
 
     def __post_init__(self) -> None:
@@ -125,7 +125,7 @@ def read_model(file_path: str | Path) -> Model:
         own = {key.removeprefix(name + "."): t for key, t in tensors.items() if key.startswith(name + ".")}
         module.load_state_dict(own, assign=True)
         module.eval()
-    return Model(encoder, heads, tensors.get(_TEMPLATES), card, hashlib.sha256(content).hexdigest())
+    return Model(encoder, heads, card, tensors.get(_TEMPLATES), hashlib.sha256(content).hexdigest())
 
 
 def _to_bytes(model: Model) -> bytes:

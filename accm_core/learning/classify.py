@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from accm_core.learning.checkpoint import Model
-from accm_core.learning.encoder import SpikeEncoder
+from accm_core.learning.encoder import SnippetWindow, SpikeEncoder, fit_encoder
 from accm_core.learning.heads import Heads, classify_snippets
 from accm_core.params import RunParams
 from accm_core.signal.chunks import Block, cut_blocks, map_blocks
@@ -35,8 +35,8 @@ class PlacedHeads:
         Each unit in a snippet, noise units.
     peak_offset : ndarray of shape (n_used,), int64
         Samples from a labelled time to where the head looks.
-    num_before : int
-        Samples of a snippet before that.
+    num_before, num_samples : int
+        Of a snippet: before that, and in all.
     """
 
     encoder: SpikeEncoder
@@ -47,6 +47,7 @@ class PlacedHeads:
     templates: np.ndarray
     peak_offset: np.ndarray
     num_before: int
+    num_samples: int
 
     def answer(self, waveforms: np.ndarray, device: torch.device) -> np.ndarray:
         """Probability of each used head, (n, n_used), for snippets (n, n_samples, n_slots) of one place."""
@@ -55,7 +56,9 @@ class PlacedHeads:
         return classify_snippets(self.encoder, self.heads, padded, device)[:, self.used]
 
 
-def place_heads(model: Model, channel_ids: Sequence[str], device: torch.device) -> PlacedHeads | None:
+def place_heads(
+    model: Model, channel_ids: Sequence[str], window: SnippetWindow, device: torch.device
+) -> PlacedHeads | None:
     """Find the heads whose channels are all among a shank's; None where there are none.
 
     Parameters
@@ -64,6 +67,8 @@ def place_heads(model: Model, channel_ids: Sequence[str], device: torch.device) 
         Fine-tuned.
     channel_ids : sequence of str
         Of the channels in use, in their order.
+    window : SnippetWindow
+        Of this recording's snippets.
     device : torch.device
     """
     if model.heads is None or model.templates is None:
@@ -78,15 +83,28 @@ def place_heads(model: Model, channel_ids: Sequence[str], device: torch.device) 
     for k, unit in enumerate(used):
         names = units[unit]["channels"]
         slots[k, : len(names)] = [-1 if name is None else row[name] for name in names]
+    trained = trained_window(model)
+    encoder = fit_encoder(model.encoder, trained, window, width, model.encoder.config.num_dims)
+    templates = model.templates[used] @ torch.from_numpy(trained.resample_to(window))
+    delays = np.array([units[k]["peak_delay_ms"] for k in used])
     return PlacedHeads(
-        model.encoder.to(device),
+        encoder.to(device),
         model.heads.to(device),
         model.heads.config.unit_names,
         np.array(used, dtype=np.int64),
         slots,
-        model.templates[used].permute(0, 2, 1).numpy(),
-        np.array([units[k]["peak_offset"] for k in used], dtype=np.int64),
-        int(model.card["num_before"]),
+        templates.permute(0, 2, 1).numpy(),
+        np.rint(1e-3 * delays * window.sampling_frequency).astype(np.int64),
+        window.num_before,
+        window.num_samples,
+    )
+
+
+def trained_window(model: Model) -> SnippetWindow:
+    """Window of the snippets that a model's encoder was trained on."""
+    card = model.card
+    return SnippetWindow(
+        int(card["num_before"]), model.encoder.config.num_samples, float(card["sampling_frequency"])
     )
 
 
@@ -118,7 +136,7 @@ def classify_spikes(
     -------
     ndarray of shape (n_spikes, n_used), float32
     """
-    num_samples = placed.encoder.config.num_samples
+    num_samples = placed.num_samples
     delay = np.zeros_like(placed.peak_offset) if at_peak else placed.peak_offset
     margin = num_samples + LANCZOS_TAPS + int(np.abs(delay).max())
     blocks = [

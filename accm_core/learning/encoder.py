@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy.interpolate import CubicSpline
 from torch import nn
 
 EMBED_BATCH = 4096
@@ -48,14 +49,18 @@ class SpikeEncoder(nn.Module):
     config : EncoderConfig
     scale : float
         Snippets are divided by this, so that the network sees values of about one.
+    resampling : Tensor of shape (n_samples, num_samples), optional
+        Turns a recording's snippets into those the network was made for; not part of its weights.
     """
 
     scale: torch.Tensor
+    resampling: torch.Tensor | None
 
-    def __init__(self, config: EncoderConfig, scale: float) -> None:
+    def __init__(self, config: EncoderConfig, scale: float, resampling: torch.Tensor | None = None) -> None:
         super().__init__()
         self.config = config
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32))
+        self.register_buffer("resampling", resampling, persistent=False)
         width = config.width
         self.convolutions = nn.Sequential(
             nn.Conv1d(config.num_channels, width, 8, stride=2, padding=3),
@@ -78,8 +83,59 @@ class SpikeEncoder(nn.Module):
 
     def represent(self, waveforms: torch.Tensor) -> torch.Tensor:
         """What the projection and the units' heads act on, (n, n_features)."""
+        if self.resampling is not None:
+            waveforms = waveforms @ self.resampling
         features: torch.Tensor = self.representation(self.convolutions(waveforms / self.scale))
         return features
+
+
+@dataclass(frozen=True)
+class SnippetWindow:
+    """When a snippet is sampled.
+
+    Attributes
+    ----------
+    num_before, num_samples : int
+        Samples before the peak, and in all.
+    sampling_frequency : float
+        Hz.
+    """
+
+    num_before: int
+    num_samples: int
+    sampling_frequency: float
+
+    def resample_to(self, other: "SnippetWindow") -> np.ndarray:
+        """Weights (num_samples, num_samples of the other) that interpolate snippets; nothing lies outside."""
+        times = (np.arange(other.num_samples) - other.num_before) / other.sampling_frequency
+        places = self.num_before + times * self.sampling_frequency
+        weights = CubicSpline(np.arange(self.num_samples), np.eye(self.num_samples))(places).T
+        inside = (places > -0.5) & (places < self.num_samples - 0.5)
+        return (weights * inside).astype(np.float32)
+
+
+def fit_encoder(
+    encoder: SpikeEncoder, trained: SnippetWindow, window: SnippetWindow, num_channels: int, num_dims: int
+) -> SpikeEncoder:
+    """Copy an encoder for snippets of another window and number of channels, and an embedding of other size.
+
+    Channels come nearest first. Fewer than it was trained on do as well as the same with silent ones added;
+    those beyond count for nothing until training teaches it otherwise. An embedding of another size starts
+    from a random projection.
+    """
+    resampling = None if trained == window else torch.from_numpy(window.resample_to(trained))
+    config = replace(encoder.config, num_channels=num_channels, num_dims=num_dims)
+    fitted = SpikeEncoder(config, 1.0, resampling)
+    state = dict(encoder.state_dict())
+    first = state["convolutions.0.weight"]
+    filters = first.new_zeros(first.shape[0], num_channels, first.shape[2])
+    shared = min(num_channels, first.shape[1])
+    filters[:, :shared] = first[:, :shared]
+    state["convolutions.0.weight"] = filters
+    if num_dims != encoder.config.num_dims:
+        state = {name: value for name, value in state.items() if not name.startswith("projection.")}
+    fitted.load_state_dict(state, strict=False)
+    return fitted
 
 
 def embed_snippets(encoder: SpikeEncoder, waveforms: np.ndarray, device: torch.device) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Labelled spikes to a model: an encoder for this kind of recording, and one head a unit."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -9,10 +9,9 @@ import torch
 from accm_core import __version__
 from accm_core.errors import ModelError
 from accm_core.learning.adapt import GRADIENT_LIMIT, adapt_encoder
-from accm_core.learning.augment import Augmenter
 from accm_core.learning.checkpoint import Model
 from accm_core.learning.device import find_device
-from accm_core.learning.encoder import SpikeEncoder, one_thread, to_tensor
+from accm_core.learning.encoder import SnippetWindow, SpikeEncoder, fit_encoder, one_thread
 from accm_core.learning.examples import ExampleMaker, Examples
 from accm_core.learning.heads import Heads, HeadsConfig
 from accm_core.learning.labelled import (
@@ -22,8 +21,8 @@ from accm_core.learning.labelled import (
     read_stretches,
     template_window,
 )
-from accm_core.learning.loss import nt_xent
-from accm_core.params import SorterParams
+from accm_core.learning.pretrain import WINDOW, read_pretrained
+from accm_core.params import HeadsParams, SorterParams
 from accm_core.signal.survey import Survey, survey_shank
 from accm_core.types import ProgressCallback, Recording
 
@@ -31,8 +30,6 @@ MIN_HEIGHT, MIN_HEIGHT_ERRORS = 2.0, 5.0
 """Least peak of a unit's mean waveform: noise levels, and standard errors of that mean."""
 MIN_PEAKS = 100
 """Peaks that a shank with labelled units must have, as for sorting."""
-CONTRAST_BATCH = 128
-"""Unlabelled snippets in a step: their views go on being told apart, for units that nobody labelled."""
 CALIBRATION_EXAMPLES = 20_000
 """Fresh ones on which the heads are calibrated."""
 STAGES = ("noise", "detect", "motion", "labels", "learn", "heads")
@@ -89,8 +86,8 @@ def finetune(
     -----
     Examples are made without end: any place of the recording as it is, with the units' mean waveforms put in
     alone and colliding at all delays, so that the heads learn overlaps of which no label exists. What is
-    known of the units' variation, amplitude and timing, is measured on the labelled spikes. At the same
-    time the contrastive loss goes on with the recording's unlabelled snippets.
+    known of the units' variation, amplitude and timing, is measured on the labelled spikes. The encoder
+    starts from one adapted to the recording's unlabelled snippets by contrast.
     """
     params = params or SorterParams()
     torch_device = find_device(device)
@@ -102,23 +99,24 @@ def finetune(
     waveforms = _stack([shank.survey.snippets.waveforms for shank in shanks], num_slots)
     noise = _stack([shank.survey.noise for shank in shanks], num_slots)
     fs = recording.sampling_frequency
+    snippets = shanks[0].survey.snippets
+    window = SnippetWindow(snippets.num_before, snippets.waveforms.shape[1], fs)
+    start, trained = None, window
+    if params.learn.pretrained:
+        trained = WINDOW
+        start = fit_encoder(read_pretrained().encoder, WINDOW, window, num_slots, params.learn.num_dims)
     encoder = adapt_encoder(
-        waveforms, noise, params.learn, fs, device=torch_device, seed=seed, on_step=report("learn")
-    )
+        start, waveforms, noise, params.learn, fs, device=torch_device, seed=seed, on_step=report("learn")
+    ).encoder
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = HeadsConfig(params.heads.kind, encoder.config.num_features, names)
         heads = Heads(config).to(torch_device)
-        generator = torch.Generator(torch_device).manual_seed(seed)
-        augmenter = Augmenter(
-            to_tensor(waveforms, torch_device), to_tensor(noise, torch_device), params.learn, fs, generator
-        )
-        _train(encoder, heads, shanks, augmenter, params, seed, report("heads"))
+        _train(encoder, heads, shanks, params.heads, seed, report("heads"))
         _calibrate(encoder, heads, shanks)
     return Model(
         encoder.cpu().eval(),
         heads.cpu().eval(),
-        _cut_templates(shanks, names, num_slots),
         {
             "kind": "finetuned",
             "units": _describe_units(recording, shanks, names, trains),
@@ -128,12 +126,12 @@ def finetune(
                 "unlabelled_snippets": len(waveforms),
                 "duration_s": sum(s.num_samples for s in recording.segments) / fs,
             },
-            "params": params.model_dump(),
+            "parameters": params.model_dump(),
             "seed": seed,
             "version": __version__,
-            "sampling_frequency": fs,
-            "num_before": shanks[0].survey.snippets.num_before,
+            **asdict(trained),
         },
+        _cut_templates(shanks, names, num_slots) @ torch.from_numpy(window.resample_to(trained)),
     )
 
 
@@ -253,33 +251,27 @@ def _train(
     encoder: SpikeEncoder,
     heads: Heads,
     shanks: list[_Shank],
-    augmenter: Augmenter,
-    params: SorterParams,
+    params: HeadsParams,
     seed: int,
     on_step: Callable[[float], None],
 ) -> None:
-    chosen = params.heads
     weights = [*encoder.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(weights, lr=chosen.learning_rate)
+    optimizer = torch.optim.AdamW(weights, lr=params.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, chosen.learning_rate, total_steps=chosen.num_steps
+        optimizer, params.learning_rate, total_steps=params.num_steps
     )
     share = np.array([len(shank.unit_index) for shank in shanks], dtype=np.float64)
-    order = np.random.default_rng(seed).choice(len(shanks), chosen.num_steps, p=share / share.sum())
+    order = np.random.default_rng(seed).choice(len(shanks), params.num_steps, p=share / share.sum())
     encoder.train()
     for step, number in enumerate(order):
-        examples = draw_examples(shanks[number], encoder, heads, chosen.batch_size)
-        spikes = augmenter.draw_spikes(CONTRAST_BATCH)
-        views = torch.cat([augmenter.make_view(spikes), augmenter.make_view(spikes)])
-        first, second = encoder(views).chunk(2)
-        contrast = nt_xent(first, second, params.learn.temperature)
-        answer = heads.loss(encoder.represent(examples.waveforms), examples.fired, examples.counts)
+        examples = draw_examples(shanks[number], encoder, heads, params.batch_size)
+        loss = heads.loss(encoder.represent(examples.waveforms), examples.fired, examples.counts)
         optimizer.zero_grad()
-        (answer + contrast).backward()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, GRADIENT_LIMIT)
         optimizer.step()
         schedule.step()
-        on_step((step + 1) / chosen.num_steps)
+        on_step((step + 1) / params.num_steps)
 
 
 def draw_examples(
@@ -323,7 +315,7 @@ def _describe_units(
                 "labels": len(trains[names[unit]]),
                 "main_channel": ids[main],
                 "channels": [ids[k] if k >= 0 else None for k in slots],
-                "peak_offset": int(shank.units.peak_offset[row]),
+                "peak_delay_ms": 1e3 * float(shank.units.peak_offset[row]) / recording.sampling_frequency,
             }
     return [described[unit] for unit in range(len(names))]
 

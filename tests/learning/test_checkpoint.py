@@ -24,7 +24,7 @@ def make_model(unit_names=("7", "b"), kind="binary", num_channels=4):
         encoder = SpikeEncoder(EncoderConfig(num_channels, 60, 8), 2.5)
         heads = Heads(HeadsConfig(kind, encoder.config.num_features, unit_names)) if unit_names else None
     templates = torch.randn(len(unit_names), num_channels, 60) if unit_names else None
-    return Model(encoder, heads, templates, CARD)
+    return Model(encoder, heads, CARD, templates)
 
 
 def outputs(model):
@@ -56,8 +56,8 @@ def test_another_weight_is_another_hash():
     model, other = make_model(), make_model()
     with torch.no_grad():
         other.encoder.projection.bias[0] += 1
-    assert Model(other.encoder, other.heads, model.templates, CARD).sha256 != model.sha256
-    assert Model(model.encoder, model.heads, model.templates, CARD | {"seed": 4}).sha256 != model.sha256
+    assert Model(other.encoder, other.heads, CARD, model.templates).sha256 != model.sha256
+    assert Model(model.encoder, model.heads, CARD | {"seed": 4}, model.templates).sha256 != model.sha256
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
