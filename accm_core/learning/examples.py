@@ -15,7 +15,7 @@ NEAR_MS, FAR_MS = 0.4, 1.5
 """Half of the colliding spikes fall within the first, the others within the second (ms), early or late."""
 SILENT_SHARE = 0.15
 """Of the examples, in which no unit fires at the centre."""
-PEAK_SHARE = 0.25
+PEAK_SHARE = 0.1
 """Of the examples in which the unit is where detection would have put its peak; else, where its label is."""
 EVEN_SHARE = 0.3
 """Of the units drawn without regard to how often they fire, so that rare ones are learned."""
