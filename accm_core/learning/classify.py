@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from accm_core.errors import ModelError
 from accm_core.learning.checkpoint import Model
 from accm_core.learning.encoder import SnippetWindow, SpikeEncoder, fit_encoder
 from accm_core.learning.heads import Heads, classify_snippets
@@ -98,6 +99,24 @@ def place_heads(
         window.num_before,
         window.num_samples,
     )
+
+
+def check_channels(model: Model, channel_ids: Sequence[str]) -> None:
+    """Refuse a model with heads, where none of them finds its channels in the recording.
+
+    Raises
+    ------
+    ModelError
+    """
+    if model.heads is None:
+        return
+    wanted = [{c for c in unit["channels"] if c is not None} for unit in model.card["units"]]
+    if not any(channels <= set(channel_ids) for channels in wanted):
+        missing = sorted(set().union(*wanted) - set(channel_ids))
+        raise ModelError(
+            f"The model is for another probe: its heads look at channels such as {missing[0]!r}, which are "
+            f"not among the {len(channel_ids)} of this recording. Fine-tune one on a session of this probe."
+        )
 
 
 def trained_window(model: Model) -> SnippetWindow:

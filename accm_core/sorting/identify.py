@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from accm_core.learning.classify import PlacedHeads, classify_spikes
-from accm_core.params import HeadsParams, RunParams
+from accm_core.params import ClusterParams, HeadsParams, RunParams
 from accm_core.signal.preprocess import Preprocessor
+from accm_core.sorting.cluster import cluster_neighborhoods
 from accm_core.sorting.match import Matches, TemplateBank
 from accm_core.sorting.recover import MIN_PROBABILITY, drop_doubles, find_clean
 from accm_core.sorting.templates import WaveformAverage
@@ -69,38 +70,44 @@ def claim_peaks(
     return claimed
 
 
-def join_claimed(
+def cluster_rest(
     claimed: np.ndarray,
-    labels: np.ndarray,
-    neighborhood_of: np.ndarray,
-    placed: PlacedHeads,
+    placed: PlacedHeads | None,
+    embedding: np.ndarray,
+    channel_index: np.ndarray,
     neighborhoods: np.ndarray,
-    min_size: int,
+    params: ClusterParams,
+    *,
+    seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Add the heads' clusters to those of the other spikes.
+    """Each head's spikes are a cluster; the others are clustered as always.
 
     Parameters
     ----------
     claimed : ndarray of shape (n_spikes,), int64
         From `claim_peaks`.
-    labels : ndarray of shape (n_spikes,), int64
-        Clusters of the unclaimed spikes; -1 for none.
-    neighborhood_of : ndarray of shape (n_clusters,), int64
-    placed : PlacedHeads
-    neighborhoods : ndarray of shape (n_channels, n_slots), int64
-    min_size : int
-        Of a cluster.
+    placed : PlacedHeads or None
+        None when nothing is claimed.
+    embedding, channel_index, neighborhoods, params, seed
+        As for `cluster_neighborhoods`.
 
     Returns
     -------
     labels, neighborhood_of
-        With the heads' clusters after the others.
+        As from `cluster_neighborhoods`; the heads' clusters come last.
     """
-    labels, homes = labels.copy(), neighborhood_of.tolist()
-    for head in np.unique(claimed[claimed >= 0]):
+    sizes = np.bincount(claimed[claimed >= 0], minlength=0 if placed is None else len(placed.used))
+    heads = np.flatnonzero(sizes >= params.min_size)
+    rest = ~np.isin(claimed, heads)
+    labels = np.full(len(claimed), -1, dtype=np.int64)
+    labels[rest], neighborhood_of = cluster_neighborhoods(
+        embedding[rest], channel_index[rest], neighborhoods, params, seed=seed
+    )
+    if placed is None:
+        return labels, neighborhood_of
+    homes = neighborhood_of.tolist()
+    for head in heads:
         rows = claimed == head
-        if rows.sum() < min_size:
-            continue
         slots = placed.slots[head, : neighborhoods.shape[1]]
         labels[rows] = len(homes)
         homes.append(int(np.flatnonzero((neighborhoods == slots).all(axis=1))[0]))
