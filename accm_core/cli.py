@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperCommand
 
 from accm_core import __version__
+from accm_core.cli_models import add_commands
 from accm_core.errors import NwbError, ParamsError
 from accm_core.options import (
     DeviceOption,
@@ -165,7 +166,7 @@ def sort(
             out.warn(recording.warnings)
             with out.progress(SORT_SHARES) as on_progress:
                 sorting = sort_recording(
-                    recording, checked, device=device, seed=seed, on_progress=on_progress
+                    recording, checked, model=model, device=device, seed=seed, on_progress=on_progress
                 )
                 on_progress("write", 0.0)
                 write_nwb(sorting, recording, target, units=units.value, link=link, overwrite=overwrite)
@@ -369,6 +370,9 @@ def _check_units(recording: "NwbRecording", units: Units) -> None:
             f"{recording.file_path} has a Units table already. Say --units replace to leave it out of the "
             "output, or --units processing to keep it and put ours beside it."
         )
+
+
+add_commands(app)
 
 
 def main() -> None:

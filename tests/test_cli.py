@@ -32,8 +32,8 @@ def session(tmp_path):
 def sorter(monkeypatch):
     """A stand-in for the pipeline: counts its calls, and does what a test asks it to."""
 
-    def sort(recording, params=None, *, device="auto", seed=0, on_progress=None):
-        module.calls.append({"params": params, "device": device, "seed": seed})
+    def sort(recording, params=None, *, model=None, device="auto", seed=0, on_progress=None):
+        module.calls.append({"params": params, "device": device, "seed": seed, "model": model})
         for stage in ("detect", "cluster"):
             on_progress(stage, 0.0)
             module.act()
