@@ -156,6 +156,12 @@ def sort(
         if report_path is not None:
             _check_report(report_path)
 
+        if model is not None:
+            from accm_core.learning.checkpoint import read_model
+            from accm_core.models import find_model
+
+            read_model(find_model(model))
+
         from accm_core.io.nwb_read import read_nwb
         from accm_core.io.nwb_write import write_nwb
         from accm_core.pipeline import sort as sort_recording

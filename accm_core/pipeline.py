@@ -128,7 +128,7 @@ def sort(
         seed=seed,
         device=str(torch_device),
         model=read_pretrained() if loaded is None and params.learn.pretrained else loaded,
-        model_name=model if isinstance(model, str) else "",
+        model_name="pretrained" if model is None else str(model) if isinstance(model, str | Path) else "",
     )
 
 

@@ -101,7 +101,7 @@ class Heads(nn.Module):
 
     def _calibrate_together(self, features: torch.Tensor, fired: torch.Tensor, counts: torch.Tensor) -> None:
         best, least = 1.0, float("inf")
-        for slope in np.geomspace(0.2, 5.0, 41).tolist():
+        for slope in np.geomspace(0.1, 10.0, 81).tolist():
             logits = slope * self(features)
             asked = fired * counts
             target = torch.cat([asked, (asked.sum(dim=1, keepdim=True) == 0).float()], dim=1)

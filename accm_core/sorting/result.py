@@ -254,7 +254,7 @@ def _describe_model(model: Model | None, name: str) -> dict[str, str] | None:
     if model is None:
         return None
     return {
-        "name": name or str(model.card.get("name", "pretrained")),
+        "name": name or str(model.card.get("name", "")),
         "kind": str(model.card["kind"]),
         "sha256": model.sha256,
     }
