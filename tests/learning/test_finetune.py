@@ -138,9 +138,7 @@ def test_the_card_tells(model):
 
 def test_templates_look_like_the_units(session, model):
     recording, truth = session
-    survey = survey_shank(
-        recording, np.arange(4), SHORT, seed=0, report=lambda stage: lambda fraction: None
-    )
+    survey = survey_shank(recording, np.arange(4), SHORT, seed=0, report=lambda stage: lambda fraction: None)
     trains = [truth.sample_index[truth.unit_index == k] for k in range(4)]
     expected = mean_waveforms(recording, survey.preprocessor, trains, SHORT.run)
     assert (model.templates.abs().amax(dim=1).argmax(dim=1) == 21).all()
