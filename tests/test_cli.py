@@ -116,6 +116,7 @@ def test_sort_takes_parameters(session, sorter, tmp_path):
 def web(session, monkeypatch, tmp_path_factory):
     """The address of the session; we are in an empty folder."""
     monkeypatch.chdir(tmp_path_factory.mktemp("here"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     with serving() as server:
         server.files["session.nwb"] = session.read_bytes()
         yield server.address("session.nwb")
