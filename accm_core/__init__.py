@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from accm_core.io.nwb_units import read_sorting as read_sorting
     from accm_core.io.nwb_write import write_nwb as write_nwb
     from accm_core.io.spikeinterface import read_spikeinterface as read_spikeinterface
+    from accm_core.learning.finetune import finetune as finetune
+    from accm_core.models import load_model as load_model
     from accm_core.params import SorterParams as SorterParams
     from accm_core.pipeline import sort as sort
     from accm_core.simulate import simulate as simulate
@@ -27,6 +29,8 @@ _HOME = {
     "SorterParams": "accm_core.params",
     "Sorting": "accm_core.types",
     "evaluate": "accm_core.evaluate",
+    "finetune": "accm_core.learning.finetune",
+    "load_model": "accm_core.models",
     "read_nwb": "accm_core.io.nwb_read",
     "read_sorting": "accm_core.io.nwb_units",
     "read_spikeinterface": "accm_core.io.spikeinterface",

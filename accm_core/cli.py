@@ -6,8 +6,7 @@ Everything heavy is imported inside the command that needs it, so that ``accm --
 import os
 import shutil
 import time
-import tomllib
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -17,7 +16,30 @@ import typer
 from typer.core import TyperCommand
 
 from accm_core import __version__
-from accm_core.errors import NwbError, ParamsError
+from accm_core.cli_models import add_commands
+from accm_core.errors import NwbError
+from accm_core.options import (
+    DeviceOption,
+    FormatOption,
+    FormatSettings,
+    JsonOption,
+    ModelOption,
+    OverwriteOption,
+    ParamsCommand,
+    ParamsOption,
+    ProbeOption,
+    QuietOption,
+    SeedOption,
+    SeriesOption,
+    SessionArgument,
+    SettingOption,
+    VerboseOption,
+    find_file,
+    find_session,
+    format_table,
+    open_session,
+    parse_settings,
+)
 from accm_core.summaries import (
     describe_recording,
     describe_sorting,
@@ -44,7 +66,6 @@ SORT_SHARES = {  # of the time, for the progress bar; as measured on a minute of
     "write": 0.04,
     "report": 0.01,
 }
-OTHER_SCHEMES = ("s3://", "gs://", "dandi://", "ftp://", "file://")
 
 app = typer.Typer(
     name="accm",
@@ -72,65 +93,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _check_device(text: str) -> str:
-    kind, colon, index = text.partition(":")
-    if text in ("auto", "cpu", "cuda") or (kind == "cuda" and colon and index.isdecimal()):
-        return text
-    raise typer.BadParameter(f"{text!r} is no device; give auto, cpu, cuda or cuda:N.")
-
-
-SessionArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="SESSION",
-        help="NWB file with the recording; with --format, a file or folder of that format.",
-        show_default=False,
-    ),
-]
-FormatOption = Annotated[
-    str | None,
-    typer.Option(
-        "--format",
-        metavar="NAME",
-        help="SESSION is not NWB but what SpikeInterface's extractor NAME reads (spikeglx, openephysbinary, "
-        "intan, ...), or spikeinterface for what it saved itself.",
-    ),
-]
-FormatSettings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--format-option",
-        metavar="NAME=VALUE",
-        help="Argument of that extractor, as in sampling_frequency=30000 of binary; may be repeated.",
-    ),
-]
-SeriesOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="PATH",
-        help="ElectricalSeries to sort, as acquisition/NAME, or stream of a format; needed when there are "
-        "several.",
-    ),
-]
-ProbeOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE", help="probeinterface JSON with the channels' positions, for files without them."
-    ),
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="One JSON object on standard output; all else on standard error.")
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary; errors only.")]
-VerboseOption = Annotated[
-    bool,
-    typer.Option(
-        "--verbose", "-v", help="What the stages find, library warnings, and the traceback of a failure."
-    ),
-]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the output when it exists.")]
-
-
 @app.callback()
 def _top(
     version: Annotated[
@@ -141,16 +103,6 @@ def _top(
     pass
 
 
-class _SortCommand(TyperCommand):
-    """A command whose help ends with the table of parameters, made only when it is shown."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        from accm_core.params import describe_params
-
-        self.epilog = _table("--set GROUP.NAME=VALUE or a TOML file with a table a group", describe_params())
-        super().format_help(ctx, formatter)
-
-
 class _SimulateCommand(TyperCommand):
     """The same for what can be simulated."""
 
@@ -159,20 +111,11 @@ class _SimulateCommand(TyperCommand):
 
         fields = SimulationParams.model_fields.items()
         rows = [(name, str(field.default), field.description or "") for name, field in fields]
-        self.epilog = _table("--set NAME=VALUE", rows)
+        self.epilog = format_table("--set NAME=VALUE", rows)
         super().format_help(ctx, formatter)
 
 
-def _table(how: str, rows: list[tuple[str, str, str]]) -> str:
-    """Lay out parameters for the end of a command's help, one paragraph each."""
-    paragraphs = [f"[bold]Parameters[/bold], set by {how}:"]
-    for name, default, text in rows:
-        words = " ".join(text.split()).replace("[", r"\[")
-        paragraphs.append(f"[cyan]{name}[/cyan] = [green]{default}[/green]   {words}")
-    return "\n\n".join(paragraphs)
-
-
-@app.command(cls=_SortCommand)
+@app.command(cls=ParamsCommand)
 def sort(
     session: SessionArgument,
     output: Annotated[
@@ -188,21 +131,11 @@ def sort(
     format_name: FormatOption = None,
     format_option: FormatSettings = None,
     probe: ProbeOption = None,
-    params: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="Parameters, one table a group; listed below.")
-    ] = None,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="GROUP.NAME=VALUE",
-            help="One parameter, as in detect.threshold=6; may be repeated.",
-        ),
-    ] = None,
-    device: Annotated[
-        str, typer.Option(callback=_check_device, metavar="auto|cpu|cuda[:N]", help="Where to compute.")
-    ] = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
+    model: ModelOption = None,
+    params: ParamsOption = None,
+    setting: SettingOption = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
     units: Annotated[
         Units,
         typer.Option(
@@ -223,7 +156,7 @@ def sort(
         from accm_core.params import load_params
 
         checked = load_params(params, setting or [])
-        source = _find_session(session, format_name)
+        source = find_session(session, format_name)
         if link and (format_name is not None or not isinstance(source, Path)):
             raise NwbError(f"--link needs an NWB file of this machine; {source} is none. Leave out --link.")
         target = output if output is not None else _default_output(source)
@@ -232,17 +165,23 @@ def sort(
         if report_path is not None:
             _check_report(report_path)
 
+        if model is not None:
+            from accm_core.learning.checkpoint import read_model
+            from accm_core.models import find_model
+
+            read_model(find_model(model))
+
         from accm_core.io.nwb_write import write_nwb
         from accm_core.pipeline import sort as sort_recording
 
         started = time.perf_counter()
-        with _open_session(source, series, probe, format_name, format_option) as recording:
+        with open_session(source, series, probe, format_name, format_option) as recording:
             _check_units(recording, units)
             _check_space(target.parent, 0 if link else recording.num_bytes)
             out.warn(recording.warnings)
             with out.progress(SORT_SHARES) as on_progress:
                 sorting = sort_recording(
-                    recording, checked, device=device, seed=seed, on_progress=on_progress
+                    recording, checked, model=model, device=device, seed=seed, on_progress=on_progress
                 )
                 on_progress("write", 0.0)
                 write_nwb(sorting, recording, target, units=units.value, link=link, overwrite=overwrite)
@@ -274,8 +213,8 @@ def info(
 ) -> None:
     """Say what would be sorted: series, channels, rate, duration, gaps, geometry, problems."""
     with terminal(as_json=as_json, verbose=verbose) as out:
-        source = _find_session(session, format_name)
-        with _open_session(source, series, probe, format_name, format_option) as recording:
+        source = find_session(session, format_name)
+        with open_session(source, series, probe, format_name, format_option) as recording:
             result = describe_recording(recording)
         out.finish(result, recording_text(result))
 
@@ -314,10 +253,10 @@ def simulate(
     """Make a recording with known units, or inject known units into a session."""
     with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as out:
         named = {"probe": probe, "num_channels": channels, "num_units": units, "duration_s": duration}
-        changes = _parse_settings(setting or [], "--set", "noise_uV=10") | {
+        changes = parse_settings(setting or [], "--set", "noise_uV=10") | {
             k: v for k, v in named.items() if v is not None
         }
-        parent_path = _find_session(hybrid) if hybrid is not None else None
+        parent_path = find_session(hybrid) if hybrid is not None else None
 
         from accm_core.io.nwb_read import read_nwb
         from accm_core.simulate import hybrid_recording
@@ -355,7 +294,7 @@ def evaluate(
 ) -> None:
     """Compare the units of a sorted file with the truth."""
     with terminal(as_json=as_json, verbose=verbose) as out:
-        sorted_path, truth_path = _find_file(sorted_file), _find_file(truth)
+        sorted_path, truth_path = find_file(sorted_file), find_file(truth)
 
         from accm_core.evaluate import evaluate as compare
 
@@ -376,7 +315,7 @@ def report(
 ) -> None:
     """Make the report of a sorted file again."""
     with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as out:
-        source = _find_file(sorted_file)
+        source = find_file(sorted_file)
         target = output if output is not None else source.with_suffix(".html")
 
         from accm_core.io.nwb_units import read_sorting
@@ -392,73 +331,11 @@ def _make_report(sorting: "Sorting", target: Path, title: str) -> None:
     write_report(sorting, target, title=title)
 
 
-def _open_session(
-    source: "Path | Address",
-    series: str | None,
-    probe: Path | None,
-    format_name: str | None,
-    format_option: list[str] | None,
-) -> "AbstractContextManager[Source]":
-    """Open a session for sorting."""
-    if format_name is None:
-        from accm_core.io.nwb_read import read_nwb
-
-        if format_option:
-            raise ParamsError("--format-option needs --format. NWB has no options.")
-        return read_nwb(source, series=series, probe=probe)
-    from accm_core.io.formats import read_format
-
-    options = _parse_settings(format_option or [], "--format-option", "sampling_frequency=30000")
-    return nullcontext(read_format(str(source), format_name, stream=series, probe=probe, options=options))
-
-
 def _default_output(source: "Path | Address") -> Path:
     """Beside the session, or here where it is remote."""
     if isinstance(source, Path):
         return source.with_name(f"{source.stem}_sorted.nwb")
     return Path(f"{Path(source.name).stem or 'session'}_sorted.nwb")
-
-
-def _find_session(session: str, format_name: str | None = None) -> "Path | Address":
-    """Find a session: a file, an address of NWB, or the folder that its format may be; or refuse clearly."""
-    from accm_core.io.remote import SCHEMES, Address
-
-    if not session.startswith(SCHEMES):
-        return _find_file(session, format_name)
-    if format_name is not None:
-        raise NwbError(f"--format reads files of this machine only. Download {Address(session)} first.")
-    return Address(session)
-
-
-def _find_file(session: str, format_name: str | None = None) -> Path:
-    """Find a file of this machine, or the folder that its format may be; or refuse clearly."""
-    path = Path(session)
-    if session.startswith(("http://", "https://")):
-        raise NwbError(f"{session} is an address; a file of this machine is needed. Download it first.")
-    if session.startswith(OTHER_SCHEMES):
-        raise NwbError(
-            f"{session} cannot be read. Give the https:// address of the file (for DANDI, that of its "
-            "download button), or download it and give its path."
-        )
-    if path.is_file() or (path.is_dir() and format_name is not None):
-        return path
-    what = "is a folder" if path.is_dir() else "does not exist"
-    remedy = ", or say what it is with --format" if path.is_dir() else ""
-    raise NwbError(f"{path} {what}. Give the path of an NWB file{remedy}.")
-
-
-def _parse_settings(settings: list[str], option: str, example: str) -> dict[str, Any]:
-    """Read ``NAME=VALUE`` pairs; a value is written as in TOML, a word needs no quotes."""
-    values = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not (equals and name.strip()):
-            raise ParamsError(f"Cannot read {option} {setting!r}. Write it NAME=VALUE, as in {example}.")
-        try:
-            values[name.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            values[name.strip()] = text.strip()
-    return values
 
 
 def _check_target(source: "Path | Address | None", target: Path, *, overwrite: bool) -> None:
@@ -507,6 +384,9 @@ def _check_units(recording: "Source", units: Units) -> None:
             f"{recording.file_path} has a Units table already. Say --units replace to leave it out of the "
             "output, or --units processing to keep it and put ours beside it."
         )
+
+
+add_commands(app)
 
 
 def main() -> None:

@@ -18,4 +18,4 @@ class NwbError(AccmError, ValueError):
 
 
 class ModelError(AccmError, ValueError):
-    """A model cannot be read, stored or used as asked."""
+    """A model cannot be read, stored, trained or used as asked."""

@@ -109,6 +109,25 @@ class LearnParams(_Group):
     """Share of channels silenced in a view."""
 
 
+class HeadsParams(_Group):
+    """Fine-tuning: one head a unit."""
+
+    kind: Literal["binary", "softmax"] = "binary"
+    """A yes or no for each unit, of which several may be yes; or one choice among the units and none."""
+    num_steps: Annotated[int, Field(ge=10, le=100_000)] = 1000
+    """Training steps."""
+    batch_size: Annotated[int, Field(ge=16, le=16_384)] = 512
+    """Examples in a step."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
+    """Largest learning rate of the one-cycle schedule."""
+    collision_share: Share = 0.4
+    """Share of the examples in which another unit's spike is put near the centre."""
+    min_labels: Annotated[int, Field(ge=5)] = 10
+    """Labelled spikes that a unit needs."""
+    accept: Annotated[float, Field(ge=0.5, le=1)] = 0.9
+    """Probability from which on a head takes a spike for its unit's."""
+
+
 class ClusterParams(_Group):
     """From the embedding to clusters."""
 
@@ -169,6 +188,7 @@ class SorterParams(_Group):
     detect: DetectParams = DetectParams()
     snippet: SnippetParams = SnippetParams()
     learn: LearnParams = LearnParams()
+    heads: HeadsParams = HeadsParams()
     cluster: ClusterParams = ClusterParams()
     match: MatchParams = MatchParams()
     merge: MergeParams = MergeParams()

@@ -3,19 +3,23 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from accm_core.errors import ParamsError
 from accm_core.learning.adapt import adapt_encoder
+from accm_core.learning.checkpoint import Model
+from accm_core.learning.classify import PlacedHeads, check_channels, place_heads, trained_window
+from accm_core.learning.device import find_device
 from accm_core.learning.encoder import SnippetWindow, SpikeEncoder, embed_snippets, fit_encoder
-from accm_core.learning.lessons import WINDOW, read_pretrained
+from accm_core.learning.lessons import read_pretrained
+from accm_core.models import load_model
 from accm_core.params import SorterParams, to_samples
 from accm_core.signal.chunks import cut_blocks, spread_blocks
 from accm_core.signal.preprocess import Preprocessor
 from accm_core.signal.survey import survey_shank
-from accm_core.sorting.cluster import cluster_neighborhoods
+from accm_core.sorting.identify import claim_peaks, cluster_rest, identify_units
 from accm_core.sorting.match import TemplateBank, build_bank
 from accm_core.sorting.merge import merge_clusters, merge_duplicates
 from accm_core.sorting.prune import find_crowds, find_misfits, find_sums, find_weak
@@ -49,12 +53,14 @@ class _Shank:
     device: torch.device
     seed: int
     report: Callable[[str], Callable[[float], None]]
+    model: Model | None
 
 
 def sort(
     recording: Recording,
     params: SorterParams | None = None,
     *,
+    model: Model | str | Path | None = None,
     device: str = "auto",
     seed: int = 0,
     on_progress: ProgressCallback | None = None,
@@ -67,8 +73,12 @@ def sort(
         From ``read_nwb``, ``read_spikeinterface`` or ``ArrayRecording``. Shanks are sorted apart.
     params : SorterParams, optional
         Defaults when None.
+    model : Model, str or Path, optional
+        Fine-tuned or pretrained: the encoder starts from its encoder instead of the shipped one, and units
+        that its heads know keep their names. A model, the name of one in the registry, or a file.
     device : str
-        'auto' (the GPU when there is one), 'cpu' or 'cuda[:N]': where the encoder is trained and used.
+        'auto' (the GPU when there is one), 'cpu' or 'cuda[:N]': where the encoder is trained and used and
+        templates are fitted; the rest uses the cores.
     seed : int
         Of all that is random. Same input, parameters and seed give the same spikes on a CPU.
     on_progress : callable, optional
@@ -81,6 +91,8 @@ def sort(
 
     Raises
     ------
+    ModelError
+        If the model cannot be read, or has heads of which none is for this probe.
     ParamsError
         If a parameter does not suit the recording, or the device is not there.
     RecordingError
@@ -94,6 +106,9 @@ def sort(
     """
     params = params or SorterParams()
     torch_device = find_device(device)
+    loaded = model if isinstance(model, Model) or model is None else load_model(model)
+    if loaded is not None:
+        check_channels(loaded, recording.channel_ids)
     groups = np.unique(recording.channel_groups)
     shanks = []
     for number, group in enumerate(groups):
@@ -106,28 +121,16 @@ def sort(
             return on_fraction
 
         channels = np.flatnonzero(recording.channel_groups == group)
-        shanks.append(_sort_shank(_Shank(recording, channels, params, torch_device, seed, report)))
-    return build_sorting(recording, shanks, params, seed=seed, device=str(torch_device))
-
-
-def find_device(name: str) -> torch.device:
-    """Return the torch device for 'auto', 'cpu' or 'cuda[:N]'.
-
-    Raises
-    ------
-    ParamsError
-        If it is none of these, or the GPU is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise ParamsError(f"Device {name!r} is not known. Use auto, cpu, cuda or cuda:N.")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise ParamsError(
-            f"Device {name!r} is not there: torch sees {torch.cuda.device_count()} GPUs. Use auto or cpu."
-        )
-    return torch.device(name)
+        shanks.append(_sort_shank(_Shank(recording, channels, params, torch_device, seed, report, loaded)))
+    return build_sorting(
+        recording,
+        shanks,
+        params,
+        seed=seed,
+        device=str(torch_device),
+        model=read_pretrained() if loaded is None and params.learn.pretrained else loaded,
+        model_name="pretrained" if model is None else str(model) if isinstance(model, str | Path) else "",
+    )
 
 
 def _sort_shank(shank: _Shank) -> ShankResult:
@@ -145,8 +148,20 @@ def _sort_shank(shank: _Shank) -> ShankResult:
 
     encoder = _adapt_encoder(shank, snippets, noise)
     embedding = embed_snippets(encoder, snippets.waveforms, shank.device)
-    labels, neighborhood_of = cluster_neighborhoods(
-        embedding, snippets.peaks.channel_index, survey.neighborhoods, params.cluster, seed=shank.seed
+    placed = _place_heads(shank, preprocessor, snippets)
+    claimed = (
+        np.full(len(snippets), -1)
+        if placed is None
+        else claim_peaks(placed, snippets, params.heads, shank.device)
+    )
+    labels, neighborhood_of = cluster_rest(
+        claimed,
+        placed,
+        embedding,
+        snippets.peaks.channel_index,
+        survey.neighborhoods,
+        params.cluster,
+        seed=shank.seed,
     )
     shank.report("cluster")(1.0)
     logger.info("%d clusters", len(neighborhood_of))
@@ -167,6 +182,19 @@ def _sort_shank(shank: _Shank) -> ShankResult:
         run=params.run,
         on_block=shank.report("match"),
     )
+    names: tuple[str, ...] = ("",) * len(bank.energy)
+    if placed is not None:
+        names, matches, average = identify_units(
+            recording,
+            preprocessor,
+            placed,
+            bank,
+            matches,
+            average,
+            refractory=to_samples(params.match.refractory_ms, fs),
+            run=params.run,
+            device=shank.device,
+        )
     weak = find_weak(bank, average.mean(), preprocessor.noise_levels_uV, params.match)
     num_observed = sum(block.stop - block.start for block in blocks)
     crowds = find_crowds(matches, len(bank.energy), num_observed, fs)
@@ -174,17 +202,18 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     logger.info("%d units of %d templates", is_unit.sum(), len(is_unit))
     if not is_unit.any():
         return ShankResult.without_units(preprocessor, "no template stands out of the noise")
-    return ShankResult(preprocessor, bank, is_unit, matches, average, snippets, embedding, "")
+    return ShankResult(preprocessor, bank, is_unit, names, matches, average, snippets, embedding, "")
 
 
 def _adapt_encoder(shank: _Shank, snippets: Snippets, noise: np.ndarray) -> SpikeEncoder:
     """From the pretrained encoder, or from random weights, to one for this shank."""
     params, fs = shank.params.learn, shank.recording.sampling_frequency
     start = None
-    if params.pretrained:
-        _, num_samples, num_channels = snippets.waveforms.shape
-        window = SnippetWindow(snippets.num_before, num_samples, fs)
-        start = fit_encoder(read_pretrained().encoder, WINDOW, window, num_channels, params.num_dims)
+    if shank.model is not None or params.pretrained:
+        model = shank.model or read_pretrained()
+        num_channels = snippets.waveforms.shape[2]
+        window = _window_of(shank, snippets)
+        start = fit_encoder(model.encoder, trained_window(model), window, num_channels, params.num_dims)
     adaptation = adapt_encoder(
         start,
         snippets.waveforms,
@@ -203,6 +232,18 @@ def _adapt_encoder(shank: _Shank, snippets: Snippets, noise: np.ndarray) -> Spik
         adaptation.agreement_pca,
     )
     return adaptation.encoder
+
+
+def _window_of(shank: _Shank, snippets: Snippets) -> SnippetWindow:
+    return SnippetWindow(snippets.num_before, snippets.waveforms.shape[1], shank.recording.sampling_frequency)
+
+
+def _place_heads(shank: _Shank, preprocessor: Preprocessor, snippets: Snippets) -> PlacedHeads | None:
+    """The model's heads for this shank, if any."""
+    if shank.model is None:
+        return None
+    ids = [shank.recording.channel_ids[k] for k in preprocessor.channels]
+    return place_heads(shank.model, ids, _window_of(shank, snippets), shank.device)
 
 
 def _learn_templates(
@@ -318,7 +359,8 @@ def _build_bank(
     if scale_std is None:
         scale_std = np.full(len(templates), params.scale_std)
     num_before = to_samples(params.ms_before, shank.recording.sampling_frequency)
-    return build_bank(templates, num_before, preprocessor.autocovariance, scale_std)
+    device = str(shank.device) if shank.device.type == "cuda" else None
+    return build_bank(templates, num_before, preprocessor.autocovariance, scale_std, device)
 
 
 def silence_channels(templates: np.ndarray) -> np.ndarray:

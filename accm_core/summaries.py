@@ -111,3 +111,43 @@ def simulation_text(result: dict[str, Any]) -> str:
             f"truth        {result['truth']}",
         ]
     )
+
+
+def models_text(result: dict[str, Any]) -> str:
+    """Lay out the list of models in lines."""
+    lines = []
+    for model in result["models"]:
+        units = "" if model["units"] is None else _several(model["units"], "unit")
+        what = model["problem"] or f"{model['kind']:<10} {units:<10} {model['bytes'] / 1e6:.1f} MB"
+        lines.append(f"{model['name']:<20} {what}")
+    return "\n".join([*lines, f"in {result['folder']}"])
+
+
+def model_text(result: dict[str, Any]) -> str:
+    """Lay out a model's card in lines; its parameters are in the JSON."""
+    card = result["card"]
+    lines = [
+        f"name         {result['name']}",
+        f"file         {result['file']}",
+        f"sha256       {result['sha256']}",
+    ]
+    lines += [
+        f"{key:<13}{card[key]}" for key in ("kind", "version", "seed", "session", "labels") if key in card
+    ]
+    lines += [f"{key.replace('_', ' '):<21}{value}" for key, value in card.get("training", {}).items()]
+    for unit in card.get("units", []):
+        lines.append(f"unit         {unit['name']}: {unit['labels']} labels, channel {unit['main_channel']}")
+    return "\n".join(lines)
+
+
+def finetuned_text(result: dict[str, Any]) -> str:
+    """Lay out the result of fine-tuning in lines."""
+    return "\n".join(
+        [
+            f"units        {len(result['units'])}: {', '.join(_first_few(result['units']))}",
+            f"learned from {result['labelled_spikes']:,} labelled spikes",
+            f"time         {format_seconds(result['elapsed_s'])}",
+            f"model        {result['name']} ({result['file']})",
+            f"use it       accm sort SESSION --model {result['name']}",
+        ]
+    )

@@ -268,6 +268,8 @@ class Sorting:
         Channels of the recording that the sorter found bad and left out.
     unit_ids : ndarray of shape (n_units,), int64
         Identity of each unit.
+    unit_names : tuple of str
+        What a fine-tuned model calls each unit; its id as text where there was none.
     sample_index : ndarray of shape (n_spikes,), int64
         Non-decreasing.
     spike_times : ndarray of shape (n_spikes,), float64
@@ -316,6 +318,11 @@ class Sorting:
     segments: tuple[Segment, ...]
     segment_times: np.ndarray
     provenance: Mapping[str, Any]
+    unit_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.unit_names:
+            object.__setattr__(self, "unit_names", tuple(str(unit) for unit in self.unit_ids))
 
     @property
     def num_units(self) -> int:

@@ -33,8 +33,8 @@ def session(tmp_path):
 def sorter(monkeypatch):
     """A stand-in for the pipeline: counts its calls, and does what a test asks it to."""
 
-    def sort(recording, params=None, *, device="auto", seed=0, on_progress=None):
-        module.calls.append({"params": params, "device": device, "seed": seed})
+    def sort(recording, params=None, *, model=None, device="auto", seed=0, on_progress=None):
+        module.calls.append({"params": params, "device": device, "seed": seed, "model": model})
         for stage in ("detect", "cluster"):
             on_progress(stage, 0.0)
             module.act()
@@ -116,6 +116,7 @@ def test_sort_takes_parameters(session, sorter, tmp_path):
 def web(session, monkeypatch, tmp_path_factory):
     """The address of the session; we are in an empty folder."""
     monkeypatch.chdir(tmp_path_factory.mktemp("here"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     with serving() as server:
         server.files["session.nwb"] = session.read_bytes()
         yield server.address("session.nwb")
@@ -217,7 +218,8 @@ REFUSED = [
     (["--device", "cuda:x"], "cuda:x"),
     (["--seed", "-1"], "--seed"),
     (["--units", "keep"], "--units"),
-    (["--model", "large"], "--model"),
+    (["--model", "large"], "no model 'large'"),
+    (["--model", "no_such.safetensors"], "does not exist"),
     (["-o", "no_such_folder/x.nwb"], "does not exist"),
     (["-o", "x.h5"], "does not end in .nwb"),
     (["--series", "acquisition/Other"], "Other"),

@@ -36,7 +36,7 @@ METRICS = {
     "amplitude_cutoff": "estimated share of spikes lost below the detection threshold",
 }
 _TEXT = {
-    "unit_name": "id of the unit, as text",
+    "unit_name": "name of the unit: the fine-tuned model's, or its id as text",
     "quality": "good, mua (more than one neuron) or noise",
     "quality_reason": "why a unit is not good; empty when it is",
 }
@@ -217,7 +217,7 @@ def _per_unit(
     ):
         stored = waveforms.transpose(0, 2, 1)[units, slots].transpose(0, 2, 1) / MICROVOLTS_PER_VOLT
         columns.append(VectorData(name=name, description=text, data=stored.astype(np.float32)))
-    texts = ([str(unit) for unit in sorting.unit_ids], list(sorting.labels), list(sorting.label_reasons))
+    texts = (list(sorting.unit_names), list(sorting.labels), list(sorting.label_reasons))
     columns += [
         VectorData(name=name, description=text, data=words)
         for (name, text), words in zip(_TEXT.items(), texts, strict=True)

@@ -73,7 +73,9 @@ def read_sorting(file_path: str | Path) -> Sorting:
         return _make_sorting(provenance, units, embedding)
 
 
-def read_spike_trains(file_path: str | Path, units_path: str | None = None) -> SpikeTrains:
+def read_spike_trains(
+    file_path: str | Path, units_path: str | None = None, *, without_quality: str | None = None
+) -> SpikeTrains:
     """Read the spike times of the units of any NWB file.
 
     Parameters
@@ -81,6 +83,8 @@ def read_spike_trains(file_path: str | Path, units_path: str | None = None) -> S
     units_path : str, optional
         ``units`` or ``processing/MODULE/NAME``. By default what accm wrote last; else ``units``; else
         the only Units table among the processing modules.
+    without_quality : str, optional
+        Units whose column ``quality`` says this are left out.
 
     Returns
     -------
@@ -105,7 +109,10 @@ def read_spike_trains(file_path: str | Path, units_path: str | None = None) -> S
         if table is None or "spike_times" not in table.colnames:
             raise NwbError(f"{file_path} has no Units with spike times at {units_path or 'units'}.")
         times = np.split(*_ragged(table, "spike_times"))[: len(table)]
-        for name, train in zip(_unit_names(table), times, strict=True):
+        quality = _texts(table, "quality") if "quality" in table.colnames else ("",) * len(table)
+        for name, train, label in zip(_unit_names(table), times, quality, strict=True):
+            if label == without_quality:
+                continue
             trains[name] = np.sort(np.asarray(train, dtype=np.float64))
         trains.sampling_frequency = _sampling_frequency(table, nwbfile, opened.file_path)
         return trains
@@ -197,6 +204,7 @@ def _make_sorting(provenance: dict[str, Any], units: Units | None, embedding: Dy
         channel_groups=np.array(provenance["channel_groups"], dtype=np.int64),
         bad_channel_ids=tuple(provenance["bad_channel_ids"]),
         unit_ids=np.zeros(0, dtype=np.int64) if units is None else np.asarray(units.id[:], dtype=np.int64),
+        unit_names=_texts(units, "unit_name"),
         sample_index=sample_index[order],
         spike_times=_per_spike(units, "spike_times", np.float64)[order],
         unit_index=unit_index[order],

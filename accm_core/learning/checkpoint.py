@@ -26,7 +26,7 @@ LIMITS = {"num_channels": (1, 64), "num_samples": (8, 4096), "num_dims": (2, 64)
 """Of an encoder's architecture: a card must not make us build a giant."""
 MAX_HEADS, MAX_NAME = 10_000, 200
 """Heads of a model; characters of a unit's name."""
-_CARD = "card"
+_CARD, _TEMPLATES = "card", "templates"
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Model:
         ``kind`` ('encoder' or 'finetuned'), the training data, parameters, seed, package version,
         ``sampling_frequency`` (Hz) and window (``num_before`` of the encoder's ``num_samples``).
         The architecture is added when it is saved.
+    templates : Tensor of shape (n_heads, n_channels, n_samples) or None
+        What each head's unit looks like in a snippet, noise units; None without heads.
     sha256 : str
         Of the file; worked out when not given.
     """
@@ -48,6 +50,7 @@ class Model:
     encoder: SpikeEncoder
     heads: Heads | None
     card: Mapping[str, Any] = field(default_factory=dict)
+    templates: torch.Tensor | None = None
     sha256: str = ""
 
     def __post_init__(self) -> None:
@@ -109,12 +112,20 @@ def read_model(file_path: str | Path) -> Model:
     with torch.device("meta"):  # shapes alone, until the arrays are known to fit
         encoder = SpikeEncoder(encoder_config, 1.0)
         heads = None if heads_config is None else Heads(heads_config)
-    _check_tensors(_modules(encoder, heads), tensors, path)
+    wanted = {
+        f"{n}.{key}": t.shape
+        for n, m in _modules(encoder, heads).items()
+        for key, t in m.state_dict().items()
+    }
+    if heads_config is not None:
+        shape = (encoder_config.num_channels, encoder_config.num_samples)
+        wanted[_TEMPLATES] = torch.Size((len(heads_config.unit_names), *shape))
+    _check_tensors(wanted, tensors, path)
     for name, module in _modules(encoder, heads).items():
         own = {key.removeprefix(name + "."): t for key, t in tensors.items() if key.startswith(name + ".")}
         module.load_state_dict(own, assign=True)
         module.eval()
-    return Model(encoder, heads, card, hashlib.sha256(content).hexdigest())
+    return Model(encoder, heads, card, tensors.get(_TEMPLATES), hashlib.sha256(content).hexdigest())
 
 
 def _to_bytes(model: Model) -> bytes:
@@ -129,6 +140,8 @@ def _to_bytes(model: Model) -> bytes:
         for name, module in _modules(model.encoder, model.heads).items()
         for key, tensor in module.state_dict().items()
     }
+    if model.templates is not None:
+        tensors[_TEMPLATES] = model.templates.detach().cpu().contiguous()
     return save(tensors, {_CARD: json.dumps(card, sort_keys=True, allow_nan=False)})
 
 
@@ -196,17 +209,16 @@ def _heads_config(value: Any, encoder: EncoderConfig) -> HeadsConfig | None:
     return config
 
 
-def _check_tensors(modules: Mapping[str, nn.Module], tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    wanted = {f"{name}.{key}": t for name, m in modules.items() for key, t in m.state_dict().items()}
+def _check_tensors(wanted: Mapping[str, torch.Size], tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     if wanted.keys() != tensors.keys():
         odd = sorted(wanted.keys() ^ tensors.keys())
         raise _foreign(path, f"{len(odd)} arrays are missing or too many, such as {odd[0]}")
     for key, tensor in tensors.items():
-        if tensor.dtype != torch.float32 or tensor.shape != wanted[key].shape:
+        if tensor.dtype != torch.float32 or tensor.shape != wanted[key]:
             raise _foreign(
                 path,
                 f"{key} is {tensor.dtype} of shape {tuple(tensor.shape)}; its card calls for float32 of "
-                f"{tuple(wanted[key].shape)}",
+                f"{tuple(wanted[key])}",
             )
         if not torch.isfinite(tensor).all():
             raise _foreign(path, f"{key} holds values that are not finite")

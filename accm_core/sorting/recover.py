@@ -84,7 +84,7 @@ def recover_spikes(
         parts.append(matches)
         average.add(sums)
     starts = np.array([segment.start for segment in recording.segments])
-    return _drop_doubles(Matches.join(parts), refractory, starts), average
+    return drop_doubles(Matches.join(parts), refractory, starts), average
 
 
 def measure_scale_std(matches: Matches, bank: TemplateBank, params: MatchParams) -> np.ndarray:
@@ -148,7 +148,7 @@ def first_of_each(unit_index: np.ndarray, mask: np.ndarray, quota: int) -> np.nd
     return np.sort(rows[order[np.arange(len(rows)) - starts < quota]])
 
 
-def _drop_doubles(matches: Matches, refractory: int, segment_starts: np.ndarray) -> Matches:
+def drop_doubles(matches: Matches, refractory: int, segment_starts: np.ndarray) -> Matches:
     """Drop spikes that two neighbouring blocks of a segment both found at their border."""
     order = np.lexsort((matches.sample_index, matches.unit_index))
     samples, units = matches.sample_index[order], matches.unit_index[order]

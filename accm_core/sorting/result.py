@@ -4,11 +4,13 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import count
 from typing import Any
 
 import numpy as np
 
 from accm_core import __version__
+from accm_core.learning.checkpoint import Model
 from accm_core.params import SorterParams, to_samples
 from accm_core.signal.preprocess import Preprocessor
 from accm_core.sorting.match import Matches, TemplateBank
@@ -38,6 +40,8 @@ class ShankResult:
         None without units; the fields after it are None then too.
     is_unit : ndarray of shape (n_templates,), bool, or None
         False for templates that only explain what is no unit's.
+    names : tuple of str
+        What a fine-tuned model calls each template's unit; empty where it has no name for it.
     matches : Matches or None
     average : WaveformAverage or None
         Band-passed, µV.
@@ -50,6 +54,7 @@ class ShankResult:
     preprocessor: Preprocessor
     bank: TemplateBank | None
     is_unit: np.ndarray | None
+    names: tuple[str, ...]
     matches: Matches | None
     average: WaveformAverage | None
     snippets: Snippets | None
@@ -59,13 +64,14 @@ class ShankResult:
     @staticmethod
     def without_units(preprocessor: Preprocessor, why: str) -> "ShankResult":
         """A shank on which nothing was found."""
-        return ShankResult(preprocessor, None, None, None, None, None, None, why)
+        return ShankResult(preprocessor, None, None, (), None, None, None, None, why)
 
 
 @dataclass(frozen=True)
 class _Units:
     """Units and spikes of one shank, on the channels of the whole recording."""
 
+    names: list[str]
     mean: np.ndarray
     std: np.ndarray
     matches: Matches
@@ -76,7 +82,14 @@ class _Units:
 
 
 def build_sorting(
-    recording: Recording, shanks: Sequence[ShankResult], params: SorterParams, *, seed: int, device: str
+    recording: Recording,
+    shanks: Sequence[ShankResult],
+    params: SorterParams,
+    *,
+    seed: int,
+    device: str,
+    model: Model | None = None,
+    model_name: str = "",
 ) -> Sorting:
     """Join the shanks into one result.
 
@@ -88,6 +101,10 @@ def build_sorting(
     seed : int
     device : str
         Written down.
+    model : Model, optional
+        That the encoder started from; written down.
+    model_name : str
+        As it was asked for.
     """
     fs = recording.sampling_frequency
     channels = np.sort(np.concatenate([shank.preprocessor.channels for shank in shanks]))
@@ -135,6 +152,7 @@ def build_sorting(
         channel_groups=recording.channel_groups[channels],
         bad_channel_ids=tuple(recording.channel_ids[k] for k in bad),
         unit_ids=np.arange(num_units, dtype=np.int64),
+        unit_names=_name_units([name for part in parts for name in part.names]),
         sample_index=sample_index,
         spike_times=recording.sample_to_time(sample_index),
         unit_index=unit_index,
@@ -150,7 +168,9 @@ def build_sorting(
         ),
         segments=tuple(recording.segments),
         segment_times=_segment_times(recording),
-        provenance=_describe_run(shanks, params, seed=seed, device=device),
+        provenance=_describe_run(
+            shanks, params, seed=seed, device=device, model=_describe_model(model, model_name)
+        ),
     )
 
 
@@ -185,7 +205,8 @@ def _collect_units(shank: ShankResult, channels: np.ndarray, sampling_frequency:
     wide_std[:, :, place] = std
     embedded, position = _place_embedding(shank, matches, main, sampling_frequency)
     amplitude = scale * extremum[matches.unit_index]
-    return _Units(wide, wide_std, matches, amplitude, is_overlap, embedded, position)
+    names = [shank.names[k] for k in np.flatnonzero(kept)]
+    return _Units(names, wide, wide_std, matches, amplitude, is_overlap, embedded, position)
 
 
 def _place_embedding(
@@ -220,6 +241,25 @@ def _place_embedding(
     return found, (centred @ axes.T).astype(np.float32)
 
 
+def _name_units(names: list[str]) -> tuple[str, ...]:
+    """The model's names; the others are new when there are such, else called by their ids."""
+    if not any(names):
+        return tuple(str(unit) for unit in range(len(names)))
+    free = (name for k in count() if (name := f"new-{k}") not in names)
+    return tuple(name or next(free) for name in names)
+
+
+def _describe_model(model: Model | None, name: str) -> dict[str, str] | None:
+    """Which model the encoder started from; None for random weights."""
+    if model is None:
+        return None
+    return {
+        "name": name or str(model.card.get("name", "")),
+        "kind": str(model.card["kind"]),
+        "sha256": model.sha256,
+    }
+
+
 def _segment_times(recording: Recording) -> np.ndarray:
     """Start and stop of each segment on the session clock, (n_segments, 2)."""
     starts = recording.sample_to_time(np.array([s.start for s in recording.segments]))
@@ -228,7 +268,12 @@ def _segment_times(recording: Recording) -> np.ndarray:
 
 
 def _describe_run(
-    shanks: Sequence[ShankResult], params: SorterParams, *, seed: int, device: str
+    shanks: Sequence[ShankResult],
+    params: SorterParams,
+    *,
+    seed: int,
+    device: str,
+    model: dict[str, str] | None,
 ) -> dict[str, Any]:
     """All that is needed to run the sort again."""
     warnings = [
@@ -241,7 +286,7 @@ def _describe_run(
         "params": params.model_dump(),
         "seed": seed,
         "device": device,
-        "model": "trained on this recording",
+        "model": model,
         "versions": {"accm": __version__, **{name: version(name) for name in PACKAGES}},
         "python": platform.python_version(),
         "warnings": warnings,

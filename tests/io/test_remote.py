@@ -17,6 +17,7 @@ from accm_core.io.remote import BLOCK_BYTES, MAX_BLOCKS, Address, RemoteFile
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setattr(remote, "PAUSE_S", 0.0)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     with serving() as running:
         yield running
 
@@ -111,6 +112,13 @@ class TestReading:
         with read_nwb(server.address("session.nwb")) as far, read_nwb(session) as near:
             np.testing.assert_array_equal(far.get_traces(0, 300_000), near.get_traces(0, 300_000))
         assert next(count) > 6
+
+    def test_through_the_proxy_of_the_environment(self, server, monkeypatch):
+        monkeypatch.setenv("http_proxy", server.address(""))
+        far = "http://far.example/file"
+        content = server.files[far] = noise(1.5)
+        with RemoteFile(Address(far)) as file:
+            assert file.read(len(content)) == content
 
     def test_an_address_tells_no_secrets(self):
         address = Address("https://jane:pass@example.org:8080/a/my%20session.nwb?X-Amz-Signature=1")

@@ -23,7 +23,8 @@ def make_model(unit_names=("7", "b"), kind="binary", num_channels=4):
         torch.manual_seed(0)
         encoder = SpikeEncoder(EncoderConfig(num_channels, 60, 8), 2.5)
         heads = Heads(HeadsConfig(kind, encoder.config.num_features, unit_names)) if unit_names else None
-    return Model(encoder, heads, CARD)
+    templates = torch.randn(len(unit_names), num_channels, 60) if unit_names else None
+    return Model(encoder, heads, CARD, templates)
 
 
 def outputs(model):
@@ -44,6 +45,7 @@ def test_saved_and_read_it_is_the_same(tmp_path, unit_names, kind):
     for ours, theirs in zip(outputs(model), outputs(again), strict=True):
         assert (ours is None and theirs is None) or torch.equal(ours, theirs)
     if unit_names:
+        assert torch.equal(again.templates, model.templates)
         assert again.heads.config == model.heads.config
     assert model.sha256 == again.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert read_model(save_model(again, tmp_path / "n.safetensors")).sha256 == model.sha256
@@ -54,8 +56,8 @@ def test_another_weight_is_another_hash():
     model, other = make_model(), make_model()
     with torch.no_grad():
         other.encoder.projection.bias[0] += 1
-    assert Model(other.encoder, other.heads, CARD).sha256 != model.sha256
-    assert Model(model.encoder, model.heads, CARD | {"seed": 4}).sha256 != model.sha256
+    assert Model(other.encoder, other.heads, CARD, model.templates).sha256 != model.sha256
+    assert Model(model.encoder, model.heads, CARD | {"seed": 4}, model.templates).sha256 != model.sha256
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

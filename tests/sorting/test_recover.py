@@ -14,7 +14,7 @@ from accm_core.signal.snippets import cut_snippets
 from accm_core.sorting.match import Matches, TemplateBank, build_bank
 from accm_core.sorting.recover import (
     MIN_SCALE_STD,
-    _drop_doubles,
+    drop_doubles,
     find_overlaps,
     measure_scale_std,
     recover_spikes,
@@ -183,7 +183,7 @@ def make_matches(samples, units, scale=None):
 def test_doubles_at_the_border_of_two_blocks_are_dropped():
     """The same spike, a sample apart, from both blocks; other units and later spikes stay."""
     matches = make_matches([10, 100, 103, 104, 111, 300, 301], [0, 0, 0, 2, 0, 1, 2])
-    kept = _drop_doubles(matches, 8, np.array([0]))
+    kept = drop_doubles(matches, 8, np.array([0]))
     assert list(zip(kept.sample_index.tolist(), kept.unit_index.tolist(), strict=True)) == [
         (10, 0),
         (100, 0),
@@ -196,8 +196,8 @@ def test_doubles_at_the_border_of_two_blocks_are_dropped():
 
 def test_spikes_on_both_sides_of_a_gap_both_stay():
     matches = make_matches([98, 102], [0, 0])
-    assert len(_drop_doubles(matches, 8, np.array([0, 100]))) == 2
-    assert len(_drop_doubles(matches, 8, np.array([0, 103]))) == 1
+    assert len(drop_doubles(matches, 8, np.array([0, 100]))) == 2
+    assert len(drop_doubles(matches, 8, np.array([0, 103]))) == 1
 
 
 @given(data=st.data(), reach=st.integers(0, 40))

@@ -1,0 +1,199 @@
+"""``accm models`` and ``accm finetune``: the models on this machine, and how to make one from labels."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from accm_core.options import (
+    DeviceOption,
+    FormatOption,
+    FormatSettings,
+    JsonOption,
+    OverwriteOption,
+    ParamsCommand,
+    ParamsOption,
+    ProbeOption,
+    QuietOption,
+    SeedOption,
+    SeriesOption,
+    SessionArgument,
+    SettingOption,
+    VerboseOption,
+    find_file,
+    find_session,
+    open_session,
+)
+from accm_core.summaries import finetuned_text, model_text, models_text
+from accm_core.terminal import terminal
+
+if TYPE_CHECKING:
+    from accm_core.models import ModelEntry
+
+FINETUNE_SHARES = {  # of the time, for the progress bar; as measured on three minutes of one wire
+    "noise": 0.01,
+    "detect": 0.04,
+    "motion": 0.01,
+    "labels": 0.04,
+    "learn": 0.15,
+    "heads": 0.75,
+}
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of a model.", show_default=False)]
+
+models = typer.Typer(help="The models on this machine.", no_args_is_help=True)
+
+
+@models.command("list")
+def list_(as_json: JsonOption = False, verbose: VerboseOption = False) -> None:
+    """List the models."""
+    with terminal(as_json=as_json, verbose=verbose) as out:
+        from accm_core.models import list_models, models_folder
+
+        result = {"folder": str(models_folder()), "models": [_describe(entry) for entry in list_models()]}
+        out.finish(result, models_text(result))
+
+
+@models.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Name of a model, or a model file.")],
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Show a model's card: what it is, what it was trained on and how."""
+    with terminal(as_json=as_json, verbose=verbose) as out:
+        from accm_core.models import find_model, load_model
+
+        path, model = find_model(name), load_model(name)
+        result = {
+            "name": name,
+            "file": str(path),
+            "bytes": path.stat().st_size,
+            "sha256": model.sha256,
+            "card": dict(model.card),
+        }
+        out.finish(result, model_text(result))
+
+
+@models.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Model file, from accm models export.")],
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What to call it; as the file by default.")
+    ] = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Copy a model file into the registry."""
+    with terminal(as_json=as_json, verbose=verbose) as out:
+        from accm_core.models import import_model
+
+        called = name if name is not None else file.stem
+        path = import_model(file, called, overwrite=overwrite)
+        out.finish({"name": called, "file": str(path)}, f"imported     {called}\nfile         {path}")
+
+
+@models.command()
+def export(
+    name: NameArgument,
+    file: Annotated[Path, typer.Argument(metavar="FILE.safetensors", help="Where to.")],
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Copy a model to a file, for another machine."""
+    with terminal(as_json=as_json, verbose=verbose) as out:
+        from accm_core.models import export_model
+
+        path = export_model(name, file, overwrite=overwrite)
+        out.finish({"name": name, "file": str(path)}, f"exported     {name}\nfile         {path}")
+
+
+@models.command()
+def remove(name: NameArgument, as_json: JsonOption = False, verbose: VerboseOption = False) -> None:
+    """Remove a model."""
+    with terminal(as_json=as_json, verbose=verbose) as out:
+        from accm_core.models import remove_model
+
+        path = remove_model(name)
+        out.finish({"name": name, "file": str(path)}, f"removed      {name}")
+
+
+def finetune(
+    session: SessionArgument,
+    labels: Annotated[
+        Path,
+        typer.Option(
+            metavar="UNITS.nwb",
+            help="NWB file with Units: curated ones (noise is left out), or a few labelled spikes.",
+        ),
+    ],
+    name: Annotated[str, typer.Option(metavar="NAME", help="What to call the model.")],
+    series: SeriesOption = None,
+    format_name: FormatOption = None,
+    format_option: FormatSettings = None,
+    probe: ProbeOption = None,
+    params: ParamsOption = None,
+    setting: SettingOption = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Learn your units: labelled spikes of a session in, a model for it and later sessions out."""
+    with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as out:
+        from accm_core.params import load_params
+
+        checked = load_params(params, setting or [])
+        source, labels_path = find_session(session, format_name), find_file(str(labels))
+
+        from dataclasses import replace
+
+        from accm_core.io.nwb_units import read_spike_trains
+        from accm_core.learning.finetune import finetune as train
+        from accm_core.models import prepare_place, store_model
+
+        prepare_place(name, overwrite=overwrite)
+        started = time.perf_counter()
+        trains = read_spike_trains(labels_path, without_quality="noise")
+        with open_session(source, series, probe, format_name, format_option) as recording:
+            out.warn(recording.warnings)
+            with out.progress(FINETUNE_SHARES) as on_progress:
+                model = train(recording, trains, checked, device=device, seed=seed, on_progress=on_progress)
+        names = {"name": name, "session": source.name, "labels": labels_path.name}
+        model = replace(model, card={**model.card, **names}, sha256="")
+        path = store_model(model, name, overwrite=overwrite)
+        left_out = dict(model.card["left_out"])
+        out.warn(f"unit {unit!r} is left out: {reason}." for unit, reason in left_out.items())
+        result: dict[str, Any] = {
+            "name": name,
+            "file": str(path),
+            "sha256": model.sha256,
+            "units": [unit["name"] for unit in model.card["units"]],
+            "left_out": left_out,
+            **model.card["training"],
+            "elapsed_s": round(time.perf_counter() - started, 2),
+        }
+        out.finish(result, finetuned_text(result))
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add what is here to the command."""
+    app.command(cls=ParamsCommand)(finetune)
+    app.add_typer(models, name="models")
+
+
+def _describe(entry: "ModelEntry") -> dict[str, Any]:
+    units = entry.card.get("units")
+    return {
+        "name": entry.name,
+        "kind": entry.card.get("kind"),
+        "units": None if units is None else len(units),
+        "bytes": entry.num_bytes,
+        "sha256": entry.sha256,
+        "problem": entry.problem,
+    }
