@@ -76,10 +76,10 @@ def compare(session: Path, truth: Path, seed: int) -> None:
         snippets, noise = collected.snippets, collected.noise
         times = recording.sample_to_time(snippets.peaks.sample_index)
     labels = label_peaks(times, load_trains(truth, fs))
-    encoder = adapt_encoder(
-        snippets.waveforms, noise, params.learn, fs, device=torch.device("cpu"), seed=seed
+    adaptation = adapt_encoder(
+        None, snippets.waveforms, noise, params.learn, fs, device=torch.device("cpu"), seed=seed
     )
-    features = {"contrastive, 8": embed_snippets(encoder, snippets.waveforms, torch.device("cpu"))}
+    features = {"contrastive, 8": embed_snippets(adaptation.encoder, snippets.waveforms, torch.device("cpu"))}
     flat = snippets.waveforms.reshape(len(snippets), -1)
     for dims in PCA_DIMS:
         features[f"PCA, {dims}"] = PCA(dims, random_state=seed).fit_transform(flat).astype(np.float32)

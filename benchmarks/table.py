@@ -18,7 +18,7 @@ HEAD = (
 )
 SUMMARY_HEAD = (
     "| sorter | accuracy | well detected | false + redundant | overlapping | isolated "
-    "| times real time | peak MiB |"
+    "| times real time | CPU | peak MiB |"
 )
 
 
@@ -35,8 +35,9 @@ class Summary:
         Sums over the sets with units.
     too_many : float
         False and redundant units, sum over all sets.
-    speed : float
-        Times real time, geometric mean over the sets with units; NaN when all failed.
+    speed, cpu_share : float
+        Times real time, and CPU time per recorded time; geometric means over the sets with units, NaN when
+        all failed.
     peak_mib : float
         Largest.
     """
@@ -49,6 +50,7 @@ class Summary:
     true_units: float
     too_many: float
     speed: float
+    cpu_share: float
     peak_mib: float
 
 
@@ -61,7 +63,11 @@ def summarise(rows: Sequence[dict], sorter: str) -> Summary:
     def means(key: str, groups: Iterable[list[dict]]) -> list[float]:
         return [float(np.mean([row.get(key) or 0.0 for row in group])) for group in groups]
 
-    speeds = [row["times_real_time"] for group in with_units for row in group if row["status"] == DONE]
+    done = [row for group in with_units for row in group if row["status"] == DONE]
+
+    def geometric_mean(key: str) -> float:
+        return float(np.exp(np.mean(np.log([row[key] for row in done])))) if done else float("nan")
+
     return Summary(
         sorter,
         *(
@@ -70,17 +76,18 @@ def summarise(rows: Sequence[dict], sorter: str) -> Summary:
         ),
         *(sum(means(key, with_units)) for key in ("well_detected", "true_units")),
         too_many=sum(means("false_units", by_set)) + sum(means("redundant_units", by_set)),
-        speed=float(np.exp(np.mean(np.log(speeds)))) if speeds else float("nan"),
+        speed=geometric_mean("times_real_time"),
+        cpu_share=geometric_mean("cpu_share"),
         peak_mib=max((row["peak_MiB"] for row in own if row["status"] == DONE), default=float("nan")),
     )
 
 
 def summary_lines(rows: Sequence[dict], sorters: Sequence[str], missing: Sequence[str]) -> list[str]:
     """Table with a line for each sorter."""
-    lines = [SUMMARY_HEAD, "| --- " + "| ---: " * 7 + "|"]
+    lines = [SUMMARY_HEAD, "| --- " + "| ---: " * 8 + "|"]
     for sorter in sorters:
         if sorter in missing:
-            lines.append(f"| {sorter} | not installed |" + " |" * 6)
+            lines.append(f"| {sorter} | not installed |" + " |" * 7)
         elif any(row["sorter"] == sorter for row in rows):
             lines.append(_summary_line(summarise(rows, sorter)))
     return lines
@@ -95,6 +102,7 @@ def _summary_line(summary: Summary) -> str:
         f"{100 * summary.overlap_recall:.1f}",
         f"{100 * summary.isolated_recall:.1f}",
         "-" if np.isnan(summary.speed) else f"{summary.speed:.1f}",
+        "-" if np.isnan(summary.cpu_share) else f"{summary.cpu_share:.2f}",
         "-" if np.isnan(summary.peak_mib) else f"{summary.peak_mib:.0f}",
     ]
     return "| " + " | ".join(cells) + " |"

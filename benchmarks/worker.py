@@ -3,6 +3,7 @@
 ``python -m benchmarks.worker SORTER SESSION NUM_UNITS SEED DEVICE OUTPUT`` is what ``benchmarks.run`` starts.
 """
 
+import os
 import resource
 import sys
 import time
@@ -21,13 +22,20 @@ Trains = dict[str, np.ndarray]
 def main() -> None:
     sorter, session, num_units, seed, device, output = sys.argv[1:]
     sort = prepare(sorter, num_units=int(num_units), seed=int(seed), device=device)
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), cpu_seconds()
     trains = sort(Path(session))
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, cpu_seconds() - cpu_start
     unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes there, in KiB elsewhere
     processes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     peak_mib = max(resource.getrusage(who).ru_maxrss for who in processes) / unit
-    np.savez(output, seconds=seconds, peak_mib=peak_mib, **{f"unit {k}": v for k, v in trains.items()})
+    named = {f"unit {k}": v for k, v in trains.items()}
+    np.savez(output, seconds=seconds, cpu_seconds=cpu, peak_mib=peak_mib, **named)
+
+
+def cpu_seconds() -> float:
+    """Seconds of all cores used by this process and those it has waited for."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
 
 
 def prepare(sorter: str, *, num_units: int, seed: int, device: str) -> Callable[[Path], Trains]:

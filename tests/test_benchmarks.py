@@ -39,6 +39,7 @@ def make_row(name, sorter, seed=0, **changes):
         "overlap_recall": 0.7,
         "isolated_recall": 0.9,
         "times_real_time": 4.0,
+        "cpu_share": 0.5,
         "peak_MiB": 500,
     }
     return row | changes
@@ -77,9 +78,9 @@ def test_a_failed_sort_found_nothing_and_took_no_time():
 def test_tables():
     lines = summary_lines(ROWS, ["accm", "lupin", "kilosort4", "spikesift"], missing=["kilosort4"])
     assert lines[2:] == [
-        "| accm | 60.0 | 6.0 of 8 | 3.0 | 70.0 | 90.0 | 4.0 | 700 |",
-        "| lupin | 30.0 | 3.0 of 8 | 1.0 | 35.0 | 45.0 | 4.0 | 500 |",
-        "| kilosort4 | not installed | | | | | | |",
+        "| accm | 60.0 | 6.0 of 8 | 3.0 | 70.0 | 90.0 | 4.0 | 0.50 | 700 |",
+        "| lupin | 30.0 | 3.0 of 8 | 1.0 | 35.0 | 45.0 | 4.0 | 0.50 | 500 |",
+        "| kilosort4 | not installed | | | | | | | |",
     ]
     lines = set_lines(ROWS, ["tetrode", "wire-easy"], ["accm", "lupin"])
     assert [line.split(" | ")[2] for line in lines[2:]] == [
