@@ -190,7 +190,7 @@ def sort_and_score(
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         print("\n".join(lines[-SHOWN_LINES:]), file=sys.stderr)
         reason = lines[-1].strip() if lines else f"exit status {done.returncode}"
-        return {"status": f"failed: {reason[:MAX_REASON]}"}
+        return {"status": f"failed: {reason.replace(str(session.parent), '...')[:MAX_REASON]}"}
     with np.load(output) as saved:
         costs = {
             "seconds": round(float(saved["seconds"]), 2),

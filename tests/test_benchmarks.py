@@ -10,7 +10,7 @@ from accm_core.params import SorterParams, validate_params
 from benchmarks.ablations import ABLATIONS
 from benchmarks.peers import PEERS, is_installed
 from benchmarks.picture import KINDS, Dot, accuracy_ticks, draw_accuracy_speed, place_labels, speed_ticks
-from benchmarks.run import SETS, SORTERS, WHAT, load_rows, make_dots, save_row, worth_sorting
+from benchmarks.run import SETS, SORTERS, WHAT, load_rows, make_dots, save_row, sort_and_score, worth_sorting
 from benchmarks.table import (
     BEGIN,
     DONE,
@@ -204,3 +204,13 @@ def test_a_peer_that_is_not_there_is_known(monkeypatch):
     )
     assert not is_installed("kilosort4")
     assert is_installed("mountainsort5")
+
+
+def test_a_sort_that_fails_gives_a_row_with_its_reason(tmp_path, capsys):
+    session = tmp_path / "absent.nwb"
+    row = sort_and_score("pca-kmeans", session, tmp_path / "truth.nwb", 3, 0, "cpu")
+    assert list(row) == ["status"]
+    assert row["status"].startswith("failed: ")
+    assert "absent.nwb" in row["status"]
+    assert "NwbError" in capsys.readouterr().err
+    assert str(tmp_path) not in row["status"]
