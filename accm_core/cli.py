@@ -6,7 +6,6 @@ Everything heavy is imported inside the command that needs it, so that ``accm --
 import os
 import shutil
 import time
-import tomllib
 from contextlib import ExitStack
 from dataclasses import replace
 from enum import Enum
@@ -18,9 +17,11 @@ from typer.core import TyperCommand
 
 from accm_core import __version__
 from accm_core.cli_models import add_commands
-from accm_core.errors import NwbError, ParamsError
+from accm_core.errors import NwbError
 from accm_core.options import (
     DeviceOption,
+    FormatOption,
+    FormatSettings,
     JsonOption,
     ModelOption,
     OverwriteOption,
@@ -33,8 +34,11 @@ from accm_core.options import (
     SessionArgument,
     SettingOption,
     VerboseOption,
+    find_file,
     find_session,
     format_table,
+    open_session,
+    parse_settings,
 )
 from accm_core.summaries import (
     describe_recording,
@@ -46,7 +50,8 @@ from accm_core.summaries import (
 from accm_core.terminal import terminal
 
 if TYPE_CHECKING:
-    from accm_core.io.nwb_read import NwbRecording
+    from accm_core.io.nwb_tables import Source
+    from accm_core.io.remote import Address
     from accm_core.types import Sorting
 
 SORT_SHARES = {  # of the time, for the progress bar; as measured on a minute of 32 channels
@@ -123,6 +128,8 @@ def sort(
         ),
     ] = None,
     series: SeriesOption = None,
+    format_name: FormatOption = None,
+    format_option: FormatSettings = None,
     probe: ProbeOption = None,
     model: ModelOption = None,
     params: ParamsOption = None,
@@ -144,15 +151,17 @@ def sort(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Sort a session: NWB in, NWB with Units and a report out."""
+    """Sort a session: NWB in, NWB with Units and a report out. With --format, the NWB has no raw data."""
     with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as out:
         from accm_core.params import load_params
 
         checked = load_params(params, setting or [])
-        source = find_session(session)
-        target = output if output is not None else source.with_name(f"{source.stem}_sorted.nwb")
+        source = find_session(session, format_name)
+        if link and (format_name is not None or not isinstance(source, Path)):
+            raise NwbError(f"--link needs an NWB file of this machine; {source} is none. Leave out --link.")
+        target = output if output is not None else _default_output(source)
         report_path = target.with_suffix(".html") if report else None
-        _check_target(source, target, overwrite=overwrite, needs_copy=not link)
+        _check_target(source, target, overwrite=overwrite)
         if report_path is not None:
             _check_report(report_path)
 
@@ -162,13 +171,13 @@ def sort(
 
             read_model(find_model(model))
 
-        from accm_core.io.nwb_read import read_nwb
         from accm_core.io.nwb_write import write_nwb
         from accm_core.pipeline import sort as sort_recording
 
         started = time.perf_counter()
-        with read_nwb(source, series=series, probe=probe) as recording:
+        with open_session(source, series, probe, format_name, format_option) as recording:
             _check_units(recording, units)
+            _check_space(target.parent, 0 if link else recording.num_bytes)
             out.warn(recording.warnings)
             with out.progress(SORT_SHARES) as on_progress:
                 sorting = sort_recording(
@@ -182,7 +191,7 @@ def sort(
                 sorting = replace(sorting, provenance={**sorting.provenance, **read})
                 if report_path is not None:
                     on_progress("report", 0.0)
-                    _make_report(sorting, report_path, source.name)
+                    _make_report(sorting, report_path, recording.source_name)
                     on_progress("report", 1.0)
         out.warn(
             warning for warning in describe_sorting(sorting)["warnings"] if warning not in recording.warnings
@@ -196,15 +205,16 @@ def sort(
 def info(
     session: SessionArgument,
     series: SeriesOption = None,
+    format_name: FormatOption = None,
+    format_option: FormatSettings = None,
     probe: ProbeOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Say what would be sorted: series, channels, rate, duration, gaps, geometry, problems."""
     with terminal(as_json=as_json, verbose=verbose) as out:
-        from accm_core.io.nwb_read import read_nwb
-
-        with read_nwb(find_session(session), series=series, probe=probe) as recording:
+        source = find_session(session, format_name)
+        with open_session(source, series, probe, format_name, format_option) as recording:
             result = describe_recording(recording)
         out.finish(result, recording_text(result))
 
@@ -243,7 +253,9 @@ def simulate(
     """Make a recording with known units, or inject known units into a session."""
     with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as out:
         named = {"probe": probe, "num_channels": channels, "num_units": units, "duration_s": duration}
-        changes = _parse_settings(setting or []) | {k: v for k, v in named.items() if v is not None}
+        changes = parse_settings(setting or [], "--set", "noise_uV=10") | {
+            k: v for k, v in named.items() if v is not None
+        }
         parent_path = find_session(hybrid) if hybrid is not None else None
 
         from accm_core.io.nwb_read import read_nwb
@@ -275,14 +287,14 @@ def simulate(
 
 @app.command()
 def evaluate(
-    sorted_file: Annotated[Path, typer.Argument(metavar="SORTED.nwb", help="File that accm sort wrote.")],
-    truth: Annotated[Path, typer.Option(metavar="TRUTH.nwb", help="File with the true Units.")],
+    sorted_file: Annotated[str, typer.Argument(metavar="SORTED.nwb", help="File that accm sort wrote.")],
+    truth: Annotated[str, typer.Option(metavar="TRUTH.nwb", help="File with the true Units.")],
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Compare the units of a sorted file with the truth."""
     with terminal(as_json=as_json, verbose=verbose) as out:
-        sorted_path, truth_path = find_session(str(sorted_file)), find_session(str(truth))
+        sorted_path, truth_path = find_file(sorted_file), find_file(truth)
 
         from accm_core.evaluate import evaluate as compare
 
@@ -292,7 +304,7 @@ def evaluate(
 
 @app.command()
 def report(
-    sorted_file: Annotated[Path, typer.Argument(metavar="SORTED.nwb", help="File that accm sort wrote.")],
+    sorted_file: Annotated[str, typer.Argument(metavar="SORTED.nwb", help="File that accm sort wrote.")],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="OUT.html", help="SORTED.html beside the input by default."),
@@ -303,7 +315,7 @@ def report(
 ) -> None:
     """Make the report of a sorted file again."""
     with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as out:
-        source = find_session(str(sorted_file))
+        source = find_file(sorted_file)
         target = output if output is not None else source.with_suffix(".html")
 
         from accm_core.io.nwb_units import read_sorting
@@ -319,21 +331,14 @@ def _make_report(sorting: "Sorting", target: Path, title: str) -> None:
     write_report(sorting, target, title=title)
 
 
-def _parse_settings(settings: list[str]) -> dict[str, Any]:
-    """Read ``NAME=VALUE`` pairs; a value is written as in TOML, a word needs no quotes."""
-    values = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not (equals and name.strip()):
-            raise ParamsError(f"Cannot read --set {setting!r}. Write it NAME=VALUE, as in noise_uV=10.")
-        try:
-            values[name.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            values[name.strip()] = text.strip()
-    return values
+def _default_output(source: "Path | Address") -> Path:
+    """Beside the session, or here where it is remote."""
+    if isinstance(source, Path):
+        return source.with_name(f"{source.stem}_sorted.nwb")
+    return Path(f"{Path(source.name).stem or 'session'}_sorted.nwb")
 
 
-def _check_target(source: Path | None, target: Path, *, overwrite: bool, needs_copy: bool = False) -> None:
+def _check_target(source: "Path | Address | None", target: Path, *, overwrite: bool) -> None:
     """Refuse an output that could not be written, before the long work."""
     folder = target.parent
     if target.suffix != ".nwb":
@@ -346,7 +351,7 @@ def _check_target(source: Path | None, target: Path, *, overwrite: bool, needs_c
         raise NwbError(
             f"The folder {folder} of the output cannot be written to. Choose another with --output."
         )
-    if source is not None and target.exists() and target.samefile(source):
+    if isinstance(source, Path) and target.exists() and target.samefile(source):
         raise NwbError(
             f"The output {target} is the session itself, which is never changed. Choose another name."
         )
@@ -354,7 +359,10 @@ def _check_target(source: Path | None, target: Path, *, overwrite: bool, needs_c
         raise NwbError(
             f"The output {target} exists. Choose another with --output, or replace it with --overwrite."
         )
-    needed = source.stat().st_size if source is not None and needs_copy else 0
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    """Refuse a disk on which the copy of the session would not fit."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise NwbError(
@@ -369,7 +377,7 @@ def _check_report(target: Path) -> None:
     check_report_path(target)
 
 
-def _check_units(recording: "NwbRecording", units: Units) -> None:
+def _check_units(recording: "Source", units: Units) -> None:
     """Refuse a session that has Units already, unless told what to do with them."""
     if recording.has_units and units is Units.FAIL:
         raise NwbError(

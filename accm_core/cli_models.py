@@ -8,6 +8,8 @@ import typer
 
 from accm_core.options import (
     DeviceOption,
+    FormatOption,
+    FormatSettings,
     JsonOption,
     OverwriteOption,
     ParamsCommand,
@@ -19,7 +21,9 @@ from accm_core.options import (
     SessionArgument,
     SettingOption,
     VerboseOption,
+    find_file,
     find_session,
+    open_session,
 )
 from accm_core.summaries import finetuned_text, model_text, models_text
 from accm_core.terminal import terminal
@@ -128,6 +132,8 @@ def finetune(
     ],
     name: Annotated[str, typer.Option(metavar="NAME", help="What to call the model.")],
     series: SeriesOption = None,
+    format_name: FormatOption = None,
+    format_option: FormatSettings = None,
     probe: ProbeOption = None,
     params: ParamsOption = None,
     setting: SettingOption = None,
@@ -143,11 +149,10 @@ def finetune(
         from accm_core.params import load_params
 
         checked = load_params(params, setting or [])
-        source, labels_path = find_session(session), find_session(str(labels))
+        source, labels_path = find_session(session, format_name), find_file(str(labels))
 
         from dataclasses import replace
 
-        from accm_core.io.nwb_read import read_nwb
         from accm_core.io.nwb_units import read_spike_trains
         from accm_core.learning.finetune import finetune as train
         from accm_core.models import prepare_place, store_model
@@ -155,7 +160,7 @@ def finetune(
         prepare_place(name, overwrite=overwrite)
         started = time.perf_counter()
         trains = read_spike_trains(labels_path, without_quality="noise")
-        with read_nwb(source, series=series, probe=probe) as recording:
+        with open_session(source, series, probe, format_name, format_option) as recording:
             out.warn(recording.warnings)
             with out.progress(FINETUNE_SHARES) as on_progress:
                 model = train(recording, trains, checked, device=device, seed=seed, on_progress=on_progress)

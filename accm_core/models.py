@@ -13,7 +13,7 @@ from platformdirs import user_data_path
 
 from accm_core.errors import ModelError
 from accm_core.learning.checkpoint import Model, read_model, save_model
-from accm_core.learning.pretrain import SHIPPED
+from accm_core.learning.lessons import SHIPPED
 
 SUFFIX = ".safetensors"
 PRETRAINED = "pretrained"

@@ -1,14 +1,20 @@
 """Arguments that several commands take, and how they are checked."""
 
+import tomllib
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from accm_core.errors import NwbError
+from accm_core.errors import NwbError, ParamsError
 
-REMOTE = ("http://", "https://", "s3://", "dandi://")
+if TYPE_CHECKING:
+    from accm_core.io.nwb_tables import Source
+    from accm_core.io.remote import Address
+
+OTHER_SCHEMES = ("s3://", "gs://", "dandi://", "ftp://", "file://")
 
 
 def _check_device(text: str) -> str:
@@ -19,12 +25,36 @@ def _check_device(text: str) -> str:
 
 
 SessionArgument = Annotated[
-    str, typer.Argument(metavar="SESSION", help="NWB file with the recording.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="SESSION",
+        help="NWB file with the recording; with --format, a file or folder of that format.",
+        show_default=False,
+    ),
+]
+FormatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="NAME",
+        help="SESSION is not NWB but what SpikeInterface's extractor NAME reads (spikeglx, openephysbinary, "
+        "intan, ...), or spikeinterface for what it saved itself.",
+    ),
+]
+FormatSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format-option",
+        metavar="NAME=VALUE",
+        help="Argument of that extractor, as in sampling_frequency=30000 of binary; may be repeated.",
+    ),
 ]
 SeriesOption = Annotated[
     str | None,
     typer.Option(
-        metavar="PATH", help="ElectricalSeries to sort, as acquisition/NAME; needed when there are several."
+        metavar="PATH",
+        help="ElectricalSeries to sort, as acquisition/NAME, or stream of a format; needed when there are "
+        "several.",
     ),
 ]
 ProbeOption = Annotated[
@@ -86,14 +116,63 @@ def format_table(how: str, rows: list[tuple[str, str, str]]) -> str:
     return "\n\n".join(paragraphs)
 
 
-def find_session(session: str) -> Path:
-    """Find the file of a session, or refuse clearly."""
-    if session.startswith(REMOTE):
-        raise NwbError(
-            f"Reading from an address ({session}) is not supported yet. Download the file and give its path."
-        )
+def open_session(
+    source: "Path | Address",
+    series: str | None,
+    probe: Path | None,
+    format_name: str | None,
+    format_option: list[str] | None,
+) -> "AbstractContextManager[Source]":
+    """Open a session for sorting."""
+    if format_name is None:
+        from accm_core.io.nwb_read import read_nwb
+
+        if format_option:
+            raise ParamsError("--format-option needs --format. NWB has no options.")
+        return read_nwb(source, series=series, probe=probe)
+    from accm_core.io.formats import read_format
+
+    options = parse_settings(format_option or [], "--format-option", "sampling_frequency=30000")
+    return nullcontext(read_format(str(source), format_name, stream=series, probe=probe, options=options))
+
+
+def find_session(session: str, format_name: str | None = None) -> "Path | Address":
+    """Find a session: a file, an address of NWB, or the folder that its format may be; or refuse clearly."""
+    from accm_core.io.remote import SCHEMES, Address
+
+    if not session.startswith(SCHEMES):
+        return find_file(session, format_name)
+    if format_name is not None:
+        raise NwbError(f"--format reads files of this machine only. Download {Address(session)} first.")
+    return Address(session)
+
+
+def find_file(session: str, format_name: str | None = None) -> Path:
+    """Find a file of this machine, or the folder that its format may be; or refuse clearly."""
     path = Path(session)
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise NwbError(f"{path} {what}. Give the path of an NWB file.")
-    return path
+    if session.startswith(("http://", "https://")):
+        raise NwbError(f"{session} is an address; a file of this machine is needed. Download it first.")
+    if session.startswith(OTHER_SCHEMES):
+        raise NwbError(
+            f"{session} cannot be read. Give the https:// address of the file (for DANDI, that of its "
+            "download button), or download it and give its path."
+        )
+    if path.is_file() or (path.is_dir() and format_name is not None):
+        return path
+    what = "is a folder" if path.is_dir() else "does not exist"
+    remedy = ", or say what it is with --format" if path.is_dir() else ""
+    raise NwbError(f"{path} {what}. Give the path of an NWB file{remedy}.")
+
+
+def parse_settings(settings: list[str], option: str, example: str) -> dict[str, Any]:
+    """Read ``NAME=VALUE`` pairs; a value is written as in TOML, a word needs no quotes."""
+    values = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not (equals and name.strip()):
+            raise ParamsError(f"Cannot read {option} {setting!r}. Write it NAME=VALUE, as in {example}.")
+        try:
+            values[name.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[name.strip()] = text.strip()
+    return values

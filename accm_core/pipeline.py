@@ -13,7 +13,7 @@ from accm_core.learning.checkpoint import Model
 from accm_core.learning.classify import PlacedHeads, check_channels, place_heads, trained_window
 from accm_core.learning.device import find_device
 from accm_core.learning.encoder import SnippetWindow, SpikeEncoder, embed_snippets, fit_encoder
-from accm_core.learning.pretrain import read_pretrained
+from accm_core.learning.lessons import read_pretrained
 from accm_core.models import load_model
 from accm_core.params import SorterParams, to_samples
 from accm_core.signal.chunks import cut_blocks, spread_blocks
@@ -77,7 +77,8 @@ def sort(
         Fine-tuned or pretrained: the encoder starts from its encoder instead of the shipped one, and units
         that its heads know keep their names. A model, the name of one in the registry, or a file.
     device : str
-        'auto' (the GPU when there is one), 'cpu' or 'cuda[:N]': where the encoder is trained and used.
+        'auto' (the GPU when there is one), 'cpu' or 'cuda[:N]': where the encoder is trained and used and
+        templates are fitted; the rest uses the cores.
     seed : int
         Of all that is random. Same input, parameters and seed give the same spikes on a CPU.
     on_progress : callable, optional
@@ -358,7 +359,8 @@ def _build_bank(
     if scale_std is None:
         scale_std = np.full(len(templates), params.scale_std)
     num_before = to_samples(params.ms_before, shank.recording.sampling_frequency)
-    return build_bank(templates, num_before, preprocessor.autocovariance, scale_std)
+    device = str(shank.device) if shank.device.type == "cuda" else None
+    return build_bank(templates, num_before, preprocessor.autocovariance, scale_std, device)
 
 
 def silence_channels(templates: np.ndarray) -> np.ndarray:

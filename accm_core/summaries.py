@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 from accm_core.terminal import format_seconds
 
 if TYPE_CHECKING:
-    from accm_core.io.nwb_read import NwbRecording
+    from accm_core.io.nwb_tables import Source
     from accm_core.types import Sorting
 
 MAX_NAMED = 8  # gaps or channels named one by one
 
 
-def describe_recording(recording: "NwbRecording") -> dict[str, Any]:
+def describe_recording(recording: "Source") -> dict[str, Any]:
     """Describe what would be sorted, as JSON holds it."""
     spans = recording.segment_times
     return {

@@ -13,8 +13,9 @@ from types import ModuleType
 
 import h5py
 import pytest
-from nwb_files import make_file, make_sorting
+from nwb_files import counts, make_file, make_sorting
 from typer.testing import CliRunner
+from web_server import serving
 
 from accm_core.cli import SORT_SHARES, app
 from accm_core.errors import RecordingError
@@ -111,6 +112,97 @@ def test_sort_takes_parameters(session, sorter, tmp_path):
     assert (detect.threshold, detect.peak_sign) == (7, "pos")
 
 
+@pytest.fixture
+def web(session, monkeypatch, tmp_path_factory):
+    """The address of the session; we are in an empty folder."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("here"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with serving() as server:
+        server.files["session.nwb"] = session.read_bytes()
+        yield server.address("session.nwb")
+
+
+def test_sort_of_an_address_writes_here(web, sorter):
+    done = run("sort", web, "--json")
+    assert done.exit_code == 0, done.output
+    assert files_of(Path.cwd()) == ["session_sorted.html", "session_sorted.nwb"]
+    assert json.loads(done.stdout)["output"] == "session_sorted.nwb"
+    with h5py.File("session_sorted.nwb") as file:
+        assert file["acquisition/ElectricalSeries/data"].shape == (30_000, 4)
+        assert len(file["units/id"]) == 3
+    assert json.loads(run("info", web, "--json").stdout)["file"] == web
+
+
+@pytest.mark.parametrize(
+    ("command", "end", "options", "words"),
+    [
+        ("sort", "x", (), "There is no file at"),
+        ("info", "x", (), "There is no file at"),
+        ("sort", "", ("--link",), "--link needs an NWB file of this machine"),
+        ("sort", "", ("--format", "spikeglx"), "--format reads files of this machine only"),
+        ("report", "", (), "is an address; a file of this machine is needed"),
+    ],
+)
+def test_refusals_of_addresses(web, sorter, command, end, options, words):
+    done = run(command, web + end, *options)
+    assert (done.exit_code, sorter.calls) == (2, [])
+    assert words in " ".join(done.stderr.split())
+    assert files_of(Path.cwd()) == []
+
+
+BINARY = (
+    "--format",
+    "binary",
+    "--format-option",
+    "sampling_frequency=30000",
+    "--format-option",
+    "dtype=int16",
+)
+
+
+@pytest.fixture
+def raw(tmp_path):
+    counts(30_000, 4).tofile(tmp_path / "raw.dat")
+    return tmp_path / "raw.dat"
+
+
+def test_sort_of_another_format_writes_nwb_and_the_report(raw, sorter):
+    done = run("sort", raw, *BINARY, "--format-option", "num_channels=4", "--json")
+    assert done.exit_code == 0, done.output
+    assert files_of(raw.parent) == ["raw.dat", "raw_sorted.html", "raw_sorted.nwb"]
+    with h5py.File(raw.with_name("raw_sorted.nwb")) as file:
+        assert len(file["units/id"]) == 3
+        assert len(file["general/extracellular_ephys/electrodes/id"]) == 4
+    warned = json.loads(done.stdout)["warnings"]
+    assert any("no gains" in warning for warning in warned)
+    assert any("session_start_time" in warning for warning in warned)
+    assert run("report", raw.with_name("raw_sorted.nwb")).exit_code == 0
+
+
+def test_info_of_another_format(raw):
+    done = run("info", raw, *BINARY, "--format-option", "num_channels=4", "--json")
+    told = json.loads(done.stdout)
+    assert (told["channels"], told["sampling_frequency"], told["samples"]) == (4, 30_000, 30_000)
+    assert (told["series"], told["dtype"], told["geometry"]) == ("binary", "int16", None)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--format", "tape"), "'tape' is not known. Use one of"),
+        (BINARY, "It also takes --format-option num_channels, t_starts"),
+        ((*BINARY, "--link"), "--link needs an NWB file of this machine"),
+        (("--format-option", "dtype=int16"), "--format-option needs --format"),
+        (("--format", "binary", "--format-option", "dtype"), "Cannot read --format-option 'dtype'"),
+    ],
+)
+def test_refusals_of_formats(raw, sorter, options, words):
+    done = run("sort", raw, *options)
+    assert (done.exit_code, sorter.calls) == (2, [])
+    assert words in " ".join(done.stderr.split())
+    assert files_of(raw.parent) == ["raw.dat"]
+
+
 def test_link_makes_a_small_file(session, sorter):
     assert run("sort", session, "--link").exit_code == 0
     with h5py.File(session.with_name("session_sorted.nwb")) as file:
@@ -149,9 +241,9 @@ def test_bad_arguments_are_refused_before_the_work(session, sorter, arguments, w
     ("name", "words"),
     [
         ("none.nwb", "does not exist"),
-        (".", "is a folder"),
-        ("https://example.org/s.nwb", "not supported yet"),
-        ("s3://bucket/s.nwb", "not supported yet"),
+        (".", "is a folder. Give the path of an NWB file, or say what it is with --format"),
+        ("s3://bucket/s.nwb", "Give the https:// address of the file"),
+        ("dandi://DANDI/000006", "that of its download button"),
     ],
 )
 def test_session_that_is_no_file(sorter, name, words, tmp_path, monkeypatch):

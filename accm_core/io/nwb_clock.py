@@ -11,6 +11,7 @@ from pynwb.ecephys import ElectricalSeries
 
 from accm_core.errors import NwbError
 from accm_core.io.nwb_file import explain_read
+from accm_core.io.remote import Address
 from accm_core.types import Segment
 
 GAP_PERIODS = 1.5
@@ -82,7 +83,7 @@ class Clock:
         return times.reshape(index.shape)
 
 
-def read_clock(series: ElectricalSeries, path: str, file_path: Path, lock: Lock) -> Clock:
+def read_clock(series: ElectricalSeries, path: str, file_path: Path | Address, lock: Lock) -> Clock:
     """Read the clock of a series; with time stamps all of them are looked at, in blocks.
 
     Raises

@@ -16,6 +16,7 @@ from accm_core.io.nwb_file import OpenNwb, explain_read
 from accm_core.io.nwb_geometry import Geometry, read_geometry
 from accm_core.io.nwb_series import check_layout, choose_series
 from accm_core.io.nwb_signal import find_dead, look_at
+from accm_core.io.remote import Address
 from accm_core.types import Segment
 
 MICROVOLTS_PER_VOLT = 1e6
@@ -27,7 +28,7 @@ class NwbRecording:
 
     Attributes
     ----------
-    file_path : Path
+    file_path : Path or Address
     series_path : str
         ``acquisition/NAME``.
     dtype : str
@@ -52,7 +53,7 @@ class NwbRecording:
         See `Recording`.
     """
 
-    file_path: Path
+    file_path: Path | Address
     series_path: str
     dtype: str
     gain_to_uV: np.ndarray  # noqa: N815  the unit's symbol
@@ -84,9 +85,23 @@ class NwbRecording:
         return self.clock.num_samples
 
     @property
-    def raw_path(self) -> Path:
+    def source_name(self) -> str:
+        """What it was read from, for people."""
+        return self.file_path.name if isinstance(self.file_path, Path) else str(self.file_path)
+
+    @property
+    def raw_path(self) -> Path | Address:
         """File that the samples lie in: another one where the session links to them."""
-        return Path(self._dataset.file.filename)
+        return self.file_path if isinstance(self.file_path, Address) else Path(self._dataset.file.filename)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the session's file."""
+        return self._source.num_bytes
+
+    def reopen(self) -> OpenNwb:
+        """Open the session once more, as pynwb has it."""
+        return self._source.reopen()
 
     @property
     def dataset_name(self) -> str:
@@ -191,14 +206,14 @@ class NwbRecording:
 
 
 def read_nwb(
-    file_path: str | Path, *, series: str | None = None, probe: str | Path | None = None
+    file_path: str | Path | Address, *, series: str | None = None, probe: str | Path | None = None
 ) -> NwbRecording:
     """Open a session for sorting.
 
     Parameters
     ----------
-    file_path : str or Path
-        NWB file (HDF5). It is never changed.
+    file_path : str, Path or Address
+        NWB file (HDF5), or its ``http(s)://`` address. It is never changed.
     series : str, optional
         ``acquisition/NAME`` of the ElectricalSeries; needed where there are several.
     probe : str or Path, optional
@@ -228,6 +243,11 @@ def _read_series(source: OpenNwb, name: str | None, probe: str | Path | None) ->
     series, path = chosen.series, chosen.path
     missing = source.find_missing(f"{path}/data")
     if missing:
+        if isinstance(source.file_path, Address):
+            raise NwbError(
+                f"The samples of {path} lie in another file, {missing}, which cannot be read from "
+                f"{source.file_path}. Download both."
+            )
         raise NwbError(
             f"The samples of {path} lie in {missing}, which is not there. Put it where the link in "
             f"{source.file_path} expects it, relative to that file."
@@ -265,7 +285,7 @@ def _read_series(source: OpenNwb, name: str | None, probe: str | Path | None) ->
 
 
 def _find_left_out(
-    series: ElectricalSeries, clock: Clock, electrodes: Electrodes, path: str, file_path: Path
+    series: ElectricalSeries, clock: Clock, electrodes: Electrodes, path: str, file_path: Path | Address
 ) -> dict[int, str]:
     """Channels not to sort, with the reason, by position: by what is said of them, then by what they hold."""
     left_out = find_left_out(electrodes)

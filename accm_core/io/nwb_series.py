@@ -10,6 +10,7 @@ from pynwb import NWBFile
 from pynwb.ecephys import LFP, ElectricalSeries, SpikeEventSeries
 
 from accm_core.errors import NwbError
+from accm_core.io.remote import Address
 
 MIN_RATE_HZ = 5000.0
 """A slower series holds no spike waveforms; it is sorted only when named."""
@@ -48,7 +49,9 @@ class Candidate:
         return ""
 
 
-def choose_series(nwbfile: NWBFile, name: str | None, file_path: Path) -> tuple[Candidate, list[str]]:
+def choose_series(
+    nwbfile: NWBFile, name: str | None, file_path: Path | Address
+) -> tuple[Candidate, list[str]]:
     """Return the series to sort and warnings about those passed over.
 
     Parameters
@@ -116,7 +119,7 @@ def check_layout(series: ElectricalSeries, path: str) -> None:
     )
 
 
-def _named(found: list[Candidate], name: str, file_path: Path) -> Candidate:
+def _named(found: list[Candidate], name: str, file_path: Path | Address) -> Candidate:
     wanted = name.strip("/")
     hits = [c for c in found if c.path == wanted] or [c for c in found if c.series.name == wanted]
     if len(hits) == 1:

@@ -14,8 +14,11 @@ from pynwb.misc import Units
 from accm_core import __version__
 from accm_core.errors import NwbError
 from accm_core.io.nwb_read import MICROVOLTS_PER_VOLT, NwbRecording
+from accm_core.io.spikeinterface import SpikeInterfaceRecording
 from accm_core.types import Sorting
 
+Source = NwbRecording | SpikeInterfaceRecording
+"""What was sorted."""
 PROCESSING_UNITS = "units_accm"
 """Name of our table where the session keeps its own."""
 PROVENANCE = "accm_provenance"
@@ -50,7 +53,7 @@ def spike_order(sorting: Sorting) -> np.ndarray:
     return np.lexsort((sorting.sample_index, sorting.unit_index))
 
 
-def make_units(sorting: Sorting, source: NwbRecording, nwbfile: NWBFile, name: str) -> Units:
+def make_units(sorting: Sorting, source: Source, nwbfile: NWBFile, name: str) -> Units:
     """Make the Units table; it is not yet part of the file.
 
     Raises
@@ -114,7 +117,7 @@ def nearest_channels(sorting: Sorting) -> np.ndarray:
     return slots
 
 
-def make_provenance(sorting: Sorting, source: NwbRecording, units_path: str, name: str) -> ScratchData:
+def make_provenance(sorting: Sorting, source: Source, units_path: str, name: str) -> ScratchData:
     """All that is needed to run the sort again, and to read the sorting back, as JSON."""
     content = {
         **sorting.provenance,
@@ -122,7 +125,7 @@ def make_provenance(sorting: Sorting, source: NwbRecording, units_path: str, nam
         "version": __version__,
         "units_path": units_path,
         "num_units": sorting.num_units,
-        "source_file": source.file_path.name,
+        "source_file": source.source_name,
         "series_path": source.series_path,
         "dtype": source.dtype,
         "num_samples": source.num_samples,
@@ -179,14 +182,14 @@ def remove_scratch(nwbfile: NWBFile, name: str) -> None:
         nwbfile.scratch.pop(name)
 
 
-def _electrode_rows(sorting: Sorting, source: NwbRecording) -> np.ndarray:
+def _electrode_rows(sorting: Sorting, source: Source) -> np.ndarray:
     """Row in the electrodes table of each sorted channel, (n_channels,), int64."""
     row = dict(zip(source.channel_ids, source.electrode_index.tolist(), strict=True))
     missing = [name for name in sorting.channel_ids if name not in row]
     if missing:
         raise NwbError(
             f"The sorting has channel {missing[0]!r}, which {source.series_path} of "
-            f"{source.file_path} has not. Give the session that was sorted."
+            f"{source.source_name} has not. Give the session that was sorted."
         )
     return np.array([row[name] for name in sorting.channel_ids], dtype=np.int64)
 

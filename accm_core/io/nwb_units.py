@@ -14,6 +14,7 @@ from accm_core.io.nwb_file import OpenNwb, explain_read
 from accm_core.io.nwb_read import MICROVOLTS_PER_VOLT
 from accm_core.io.nwb_series import choose_series
 from accm_core.io.nwb_tables import scratch_names
+from accm_core.io.remote import Address
 from accm_core.types import EmbeddingSample, Segment, Sorting, Templates
 
 _NOT_METRICS = frozenset(
@@ -121,7 +122,9 @@ def _is_ours(nwbfile: NWBFile) -> bool:
     return any(scratch_names(beside=beside)[0] in nwbfile.scratch for beside in (True, False))
 
 
-def _find_provenance(nwbfile: NWBFile, file_path: Path) -> tuple[dict[str, Any], DynamicTable | None]:
+def _find_provenance(
+    nwbfile: NWBFile, file_path: Path | Address
+) -> tuple[dict[str, Any], DynamicTable | None]:
     for beside in (True, False):  # units beside earlier ones were written after them
         provenance, embedding = scratch_names(beside=beside)
         if provenance in nwbfile.scratch:
@@ -148,7 +151,7 @@ def _find_units(nwbfile: NWBFile, path: str) -> Units | None:
     return None
 
 
-def _only_units(nwbfile: NWBFile, file_path: Path) -> str:
+def _only_units(nwbfile: NWBFile, file_path: Path | Address) -> str:
     if nwbfile.units is not None:
         return "units"
     found = [
@@ -172,7 +175,7 @@ def _unit_names(table: Units) -> list[str]:
     return [str(unit) for unit in table.id[:]]
 
 
-def _sampling_frequency(table: Units, nwbfile: NWBFile, file_path: Path) -> float | None:
+def _sampling_frequency(table: Units, nwbfile: NWBFile, file_path: Path | Address) -> float | None:
     """Rate of the recording: of the waveforms, of the resolution, or of the only raw series."""
     if table.waveform_rate is not None:
         return float(table.waveform_rate)

@@ -14,16 +14,19 @@ from pynwb import NWBHDF5IO, NWBFile, ProcessingModule
 
 from accm_core import __version__
 from accm_core.errors import NwbError
-from accm_core.io.nwb_file import OpenNwb
 from accm_core.io.nwb_read import NwbRecording, read_nwb
+from accm_core.io.nwb_session import make_session
 from accm_core.io.nwb_tables import (
     PROCESSING_UNITS,
+    Source,
     make_embedding,
     make_provenance,
     make_units,
     remove_scratch,
     scratch_names,
 )
+from accm_core.io.remote import Address
+from accm_core.io.spikeinterface import SpikeInterfaceRecording
 from accm_core.types import Sorting
 
 UnitsMode = Literal["fail", "replace", "processing"]
@@ -34,7 +37,7 @@ LINK_ABOVE_BYTES = 1 << 20
 
 def write_nwb(
     sorting: Sorting,
-    source: NwbRecording | str | Path,
+    source: Source | str | Path | Address,
     file_path: str | Path,
     *,
     units: UnitsMode = "fail",
@@ -46,8 +49,9 @@ def write_nwb(
     Parameters
     ----------
     sorting : Sorting
-    source : NwbRecording, str or Path
-        The session that was sorted. Never changed.
+    source : NwbRecording, SpikeInterfaceRecording, str, Path or Address
+        The session that was sorted. Never changed. Of one that is not NWB a new session is written, with the
+        electrodes and the units but without the raw data.
     file_path : str or Path
         The file to write.
     units : {'fail', 'replace', 'processing'}
@@ -67,7 +71,7 @@ def write_nwb(
     ------
     NwbError
         If the output exists or is the session, the session has units and `units` is 'fail', the sorting
-        does not belong to the session, or the disk refuses.
+        does not belong to the session, there is no NWB file to link to, or the disk refuses.
 
     Notes
     -----
@@ -75,12 +79,19 @@ def write_nwb(
     nobody ever sees half of it. Raw data are copied as they are stored, compressed; memory stays flat.
     """
     target = Path(file_path)
+    if isinstance(source, SpikeInterfaceRecording):
+        return _write_new(sorting, source, target, link=link, overwrite=overwrite)
     if not isinstance(source, NwbRecording):
         with read_nwb(source, series=sorting.provenance.get("series_path")) as recording:
             return write_nwb(sorting, recording, target, units=units, link=link, overwrite=overwrite)
+    if link and isinstance(source.file_path, Address):
+        raise NwbError(
+            f"NWB cannot link to an address ({source.file_path}). Write without link, which copies the "
+            "session, or download it first."
+        )
     for held in (source.file_path, source.raw_path):
         _check_target(held, target, overwrite=overwrite)
-    with OpenNwb(source.file_path) as opened, _temporary(target) as temporary, warnings.catch_warnings():
+    with source.reopen() as opened, _temporary(target) as temporary, warnings.catch_warnings():
         # pynwb warns of other tables' old spellings on export; none of it is ours
         warnings.simplefilter("ignore")
         nwbfile = opened.nwbfile
@@ -93,6 +104,24 @@ def write_nwb(
             if link:
                 io.raw_name = source.dataset_name
             io.export(src_io=opened.io, nwbfile=nwbfile)
+    return target
+
+
+def _write_new(
+    sorting: Sorting, source: SpikeInterfaceRecording, target: Path, *, link: bool, overwrite: bool
+) -> Path:
+    """Write the units of a recording that is not NWB, in a session of their own."""
+    if link:
+        raise NwbError(
+            f"{source.source_name} is not NWB: there are no raw data to link to. Write without link."
+        )
+    _check_target(source.file_path, target, overwrite=overwrite)
+    with _temporary(target) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pynwb's about the temporary name
+        nwbfile = make_session(source)
+        _add_units(nwbfile, sorting, source)
+        with NWBHDF5IO(temporary, "w") as io:
+            io.write(nwbfile)
     return target
 
 
@@ -131,14 +160,14 @@ def _relative(file_name: str, folder: Path) -> str:
     return os.path.relpath(Path(file_name).resolve(), folder)
 
 
-def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
+def _check_target(source: Path | Address | None, target: Path, *, overwrite: bool) -> None:
     if not target.parent.is_dir():
         raise NwbError(f"The folder {target.parent} does not exist. Make it, or choose another.")
     if target.is_dir():
         raise NwbError(f"{target} is a folder; the name of a file is needed.")
     if not target.exists():
         return
-    if target.samefile(source):
+    if isinstance(source, Path) and target.samefile(source):
         raise NwbError(
             f"The output {target} is the session itself, which is never changed. Choose another name."
         )
@@ -194,7 +223,7 @@ def _remove_units(nwbfile: NWBFile) -> None:
             remove_scratch(nwbfile, name)
 
 
-def _add_units(nwbfile: NWBFile, sorting: Sorting, source: NwbRecording) -> None:
+def _add_units(nwbfile: NWBFile, sorting: Sorting, source: Source) -> None:
     """Put units, provenance and embedding into the open session.
 
     Notes
@@ -223,7 +252,7 @@ def _add_units(nwbfile: NWBFile, sorting: Sorting, source: NwbRecording) -> None
     nwbfile.set_modified()
 
 
-def _check_units(nwbfile: NWBFile, mode: UnitsMode, source: Path) -> None:
+def _check_units(nwbfile: NWBFile, mode: UnitsMode, source: Path | Address) -> None:
     """Refuse units that are there already, where they are not to be replaced or kept."""
     module = nwbfile.processing.get(PROCESSING_MODULE)
     path = "Units table"

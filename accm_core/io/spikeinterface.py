@@ -1,7 +1,9 @@
 """To and from SpikeInterface."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import pairwise
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -17,6 +19,18 @@ class SpikeInterfaceRecording:
 
     Attributes
     ----------
+    file_path : Path or None
+        What it was read from; None where only SpikeInterface knows.
+    series_path : str
+        Name of the stream, or of the format.
+    dtype : str
+        Of the samples in the file.
+    group_names : tuple of str
+        Name of the shank of each channel.
+    left_out : tuple of (str, str)
+        Id of each channel that is not sorted, and why.
+    start_time : datetime or None
+        When the recording began, where it is known.
     warnings : tuple of str
         What the user ought to know.
     t_starts : ndarray of shape (n_segments,), float64
@@ -31,6 +45,12 @@ class SpikeInterfaceRecording:
     channel_groups: np.ndarray
     has_geometry: bool
     segments: tuple[Segment, ...]
+    file_path: Path | None
+    series_path: str
+    dtype: str
+    group_names: tuple[str, ...]
+    left_out: tuple[tuple[str, str], ...]
+    start_time: datetime | None
     warnings: tuple[str, ...]
     t_starts: np.ndarray
     _recording: Any
@@ -42,6 +62,50 @@ class SpikeInterfaceRecording:
     def num_samples(self) -> int:
         """Samples of all segments."""
         return self.segments[-1].stop
+
+    @property
+    def num_channels(self) -> int:
+        """Channels that are kept."""
+        return len(self.channel_ids)
+
+    @property
+    def source_name(self) -> str:
+        """What it was read from, for people."""
+        return self.file_path.name if self.file_path is not None else "a SpikeInterface recording"
+
+    @property
+    def electrode_index(self) -> np.ndarray:
+        """Row of each channel in the electrodes table that `write_nwb` makes, int64."""
+        return np.arange(self.num_channels)
+
+    @property
+    def geometry_source(self) -> str:
+        """Where the locations come from; empty where unknown."""
+        return "probe" if self.has_geometry else ""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of it that `write_nwb` copies: none."""
+        return 0
+
+    @property
+    def has_units(self) -> bool:
+        """Whether it has units already; it never has."""
+        return False
+
+    @property
+    def segment_times(self) -> np.ndarray:
+        """Start and stop of each segment, (n_segments, 2), float64, s."""
+        times = self.sample_to_time(np.array([(s.start, s.stop - 1) for s in self.segments]))
+        times[:, 1] += 1.0 / self.sampling_frequency
+        return times
+
+    @property
+    def gaps(self) -> tuple[tuple[float, float], ...]:
+        """Time before and after each gap, s."""
+        starts, stops = self.segment_times.T
+        before = stops[:-1] - 1.0 / self.sampling_frequency
+        return tuple(zip(before.tolist(), starts[1:].tolist(), strict=True))
 
     def get_traces(self, start: int, stop: int) -> np.ndarray:
         """Read samples ``start`` to ``stop`` in µV: (stop - start, n_channels), float32.
@@ -96,13 +160,23 @@ class SpikeInterfaceRecording:
         return np.ascontiguousarray(traces, dtype=np.float32)
 
 
-def read_spikeinterface(recording: Any) -> SpikeInterfaceRecording:
+def read_spikeinterface(
+    recording: Any,
+    *,
+    file_path: Path | None = None,
+    series_path: str = "recording",
+    left_out: tuple[tuple[str, str], ...] = (),
+    start_time: datetime | None = None,
+    warnings: tuple[str, ...] = (),
+) -> SpikeInterfaceRecording:
     """Adapt any SpikeInterface recording, lazily.
 
     Parameters
     ----------
     recording : spikeinterface.core.BaseRecording
         Positions come from its probe, shanks from its channel groups.
+    file_path, series_path, left_out, start_time, warnings
+        What is known of it besides, for the file that `write_nwb` writes: see `SpikeInterfaceRecording`.
 
     Raises
     ------
@@ -123,24 +197,27 @@ def read_spikeinterface(recording: Any) -> SpikeInterfaceRecording:
     numbers = tuple(k for k, length in enumerate(lengths) if length > 0)
     edges = [0, *np.cumsum([lengths[k] for k in numbers]).tolist()]
     t_starts = _place_in_time(recording, numbers, lengths)
-    warnings: list[str] = []
+    told = list(warnings)
     if t_starts.any():
-        warnings.append("The segments overlap in time; they are placed one after another.")
+        told.append("The segments overlap in time; they are placed one after another.")
     scaled = bool(recording.has_scaleable_traces())
     if not scaled:
-        warnings.append(
+        told.append(
             "The recording has no gains: its values are taken as µV. Set them with set_channel_gains."
         )
-    _, groups = np.unique(np.asarray(recording.get_channel_groups()), return_inverse=True)
+    of_channel = recording.get_channel_groups()
+    names, groups = np.unique(
+        np.zeros(num_channels, dtype=np.int64) if of_channel is None else of_channel, return_inverse=True
+    )
     has_geometry = bool(recording.has_channel_location())
     if has_geometry:
         locations = np.asarray(recording.get_channel_locations(), dtype=np.float64)[:, :2]
         places = np.column_stack([groups, locations])
         if not np.isfinite(locations).all() or len(np.unique(places, axis=0)) < num_channels:
-            warnings.append("Channels share a position or have none; the positions are not used.")
+            told.append("Channels share a position or have none; the positions are not used.")
             has_geometry = False
     elif num_channels > 1:
-        warnings.append("The recording has no probe: the channels of a group are all taken as neighbours.")
+        told.append("The recording has no probe: the channels of a group are all taken as neighbours.")
     return SpikeInterfaceRecording(
         sampling_frequency=float(recording.get_sampling_frequency()),
         channel_ids=tuple(str(channel) for channel in recording.get_channel_ids()),
@@ -148,7 +225,13 @@ def read_spikeinterface(recording: Any) -> SpikeInterfaceRecording:
         channel_groups=groups.astype(np.int64),
         has_geometry=has_geometry,
         segments=tuple(Segment(start, stop) for start, stop in pairwise(edges)),
-        warnings=tuple(warnings),
+        file_path=file_path,
+        series_path=series_path,
+        dtype=str(recording.get_dtype()),
+        group_names=tuple(str(names[group]) for group in groups),
+        left_out=left_out,
+        start_time=start_time,
+        warnings=tuple(told),
         t_starts=t_starts,
         _recording=recording,
         _scaled=scaled,

@@ -150,6 +150,8 @@ def adapt_encoder(
         augmenter = Augmenter(*tensors, params, sampling_frequency, _generator(device, seed))
         for step in range(1, params.num_steps + 1):
             trainer.step(augmenter)
+            if on_step is not None:
+                on_step(step / params.num_steps)
             if step % CHECK_STEPS == 0 or step == params.num_steps:
                 agreement = judge.rate(trainer.average)
                 gain = agreement - highest
@@ -157,8 +159,6 @@ def adapt_encoder(
                     best, best_steps, highest = copy.deepcopy(trainer.average), step, agreement
                 if start is not None and gain < params.min_gain and highest > pca:
                     break
-            if on_step is not None:
-                on_step(step / params.num_steps)
     if on_step is not None:
         on_step(1.0)
     return Adaptation(best, best_steps, highest, before, pca)

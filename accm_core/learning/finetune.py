@@ -21,7 +21,7 @@ from accm_core.learning.labelled import (
     read_stretches,
     template_window,
 )
-from accm_core.learning.pretrain import WINDOW, read_pretrained
+from accm_core.learning.lessons import WINDOW, read_pretrained
 from accm_core.params import HeadsParams, SorterParams
 from accm_core.signal.survey import Survey, survey_shank
 from accm_core.types import ProgressCallback, Recording

@@ -22,6 +22,8 @@ MIN_RANGE_UM = 4.0
 """A recording that moves less is left as it is: interpolation costs more than it mends."""
 NOISE_HEIGHT = 3.0
 """Peak to peak of what noise leaves on a channel around a peak (noise units); it carries no place."""
+MAX_TIMES = 300
+"""Times that DREDge compares at once; more are solved in parts, each held to the one before."""
 KRIGING_PITCHES = 1.5
 """Range over which traces are alike, in multiples of the channels' pitch."""
 KRIGING_RIDGE = 1e-3
@@ -134,7 +136,7 @@ def estimate_motion(
     Notes
     -----
     DREDge sees the blocks as consecutive seconds, however far apart they are: the gaps between them
-    hold no peaks.
+    hold no peaks. It correlates all pairs of times in memory: `MAX_TIMES` keeps that flat.
     """
     # SpikeInterface's components take a second to import
     from spikeinterface.core import NumpyRecording
@@ -151,6 +153,7 @@ def estimate_motion(
     peaks["amplitude"] = depths.height
     places = np.zeros(len(peaks), [("x", "f8"), ("y", "f8")])
     places["y"] = depths.depth_um
+    num_parts = -(-len(block_centers) // MAX_TIMES)
     with threadpool_limits(1):
         found = run_dredge(
             shell,
@@ -160,6 +163,8 @@ def estimate_motion(
             rigid=bool(np.ptp(along[:, 1]) < MIN_NONRIGID_SPAN_UM),
             win_step_um=WINDOW_STEP_UM,
             win_scale_um=WINDOW_SCALE_UM,
+            batching_mode="full" if num_parts == 1 else "online",
+            chunk_len_s=-(-len(block_centers) // num_parts),  # equal parts
             device="cpu",
         )
     displacement = np.asarray(found.displacement[0], dtype=np.float64)

@@ -55,6 +55,8 @@ class TemplateBank:
         Row of ``correlations`` for each pair of units; -1 where they do not interact.
     correlations : ndarray of shape (n_pairs, 2 n_samples - 1), float32
         Fit of the second unit at a lag, when the first one is in the traces.
+    device : str or None
+        GPU on which the fits are computed, as torch names it; None for this machine's cores.
     """
 
     templates: np.ndarray
@@ -66,6 +68,7 @@ class TemplateBank:
     prior: np.ndarray
     pair_row: np.ndarray
     correlations: np.ndarray
+    device: str | None = None
 
     @property
     def num_samples(self) -> int:
@@ -140,7 +143,11 @@ class Matches:
 
 
 def build_bank(
-    templates: np.ndarray, num_before: int, autocovariance: np.ndarray, scale_std: np.ndarray
+    templates: np.ndarray,
+    num_before: int,
+    autocovariance: np.ndarray,
+    scale_std: np.ndarray,
+    device: str | None = None,
 ) -> TemplateBank:
     """Make templates ready for matching.
 
@@ -154,6 +161,8 @@ def build_bank(
         Of the noise over time.
     scale_std : ndarray of shape (n_units,)
         Standard deviation of each unit's scale.
+    device : str, optional
+        As in `TemplateBank`.
 
     Notes
     -----
@@ -181,6 +190,7 @@ def build_bank(
         prior=(1 / np.square(scale_std)).astype(np.float32),
         pair_row=pair_row,
         correlations=correlations,
+        device=device,
     )
 
 
@@ -239,14 +249,16 @@ def fit_templates(traces: np.ndarray, bank: TemplateBank) -> np.ndarray:
     num_samples = len(traces)
     num_units = len(bank.weights)
     length = fft.next_fast_len(num_samples, real=True)
-    spectrum = fft.rfft(np.ascontiguousarray(traces.T), n=length, axis=1)
     # the kernels are rolled so that the template's peak is at sample 0
     padded = np.zeros((len(bank.kernels), length), dtype=np.float32)
     padded[:, : bank.num_samples] = bank.kernels
     responses = np.conj(fft.rfft(np.roll(padded, -bank.num_before, axis=1), axis=1))
+    top = min(int(np.ceil(bank.bandwidth * length)) + 1, responses.shape[1])
+    if bank.device is not None:
+        return _fit_on_device(traces, bank, responses[:, :top], length)
+    spectrum = fft.rfft(np.ascontiguousarray(traces.T), n=length, axis=1)
     weights = bank.weights.reshape(num_units, spectrum.shape[0] * len(bank.kernels))
     fits = np.zeros((num_units, spectrum.shape[1]), dtype=np.complex64)
-    top = min(int(np.ceil(bank.bandwidth * length)) + 1, spectrum.shape[1])
     for first in range(0, top, FREQUENCY_TILE):
         last = min(first + FREQUENCY_TILE, top)
         filtered = responses[:, None, first:last] * spectrum[None, :, first:last]
@@ -254,6 +266,21 @@ def fit_templates(traces: np.ndarray, bank: TemplateBank) -> np.ndarray:
         parts = filtered.reshape(weights.shape[1], last - first).view(np.float32)
         fits[:, first:last] = (weights @ parts).view(np.complex64)
     return np.ascontiguousarray(fft.irfft(fits, n=length, axis=1)[:, :num_samples])
+
+
+def _fit_on_device(traces: np.ndarray, bank: TemplateBank, responses: np.ndarray, length: int) -> np.ndarray:
+    """The same on a GPU: one time course of the basis after the other, at the frequencies of its response."""
+    import torch
+
+    num_top = responses.shape[1]
+    spectrum = torch.fft.rfft(torch.as_tensor(traces, device=bank.device).T, n=length)[:, :num_top]
+    real, imaginary = spectrum.real.contiguous(), spectrum.imag.contiguous()
+    weights = torch.as_tensor(bank.weights, device=bank.device)
+    fits = torch.zeros((len(weights), num_top), dtype=torch.complex64, device=bank.device)
+    for k, response in enumerate(torch.as_tensor(responses, dtype=torch.complex64, device=bank.device)):
+        fits += torch.complex(weights[:, k] @ real, weights[:, k] @ imaginary) * response
+    found: np.ndarray = torch.fft.irfft(fits, n=length)[:, : len(traces)].contiguous().cpu().numpy()
+    return found
 
 
 def match_templates(

@@ -712,10 +712,6 @@ class TestFile:
         make_file(path).chmod(0)
         assert "may not be read by this user" in refused(path)
 
-    def test_address(self):
-        with pytest.raises(NwbError, match="is an address; this version reads files only"):
-            read_nwb("https://example.org/session.nwb")
-
     def test_missing_filter(self, path):
         make_file(path, data=packed(counts(6000, 4), **hdf5plugin.Zstd()))
         content = path.read_bytes()

@@ -74,6 +74,7 @@ def test_without_probe_or_gains_it_warns():
     read = read_spikeinterface(make_recording(lengths=(1000,), gains=False)[0])
     assert not read.has_geometry
     assert not read.channel_locations.any()
+    np.testing.assert_array_equal(read.channel_groups, [0, 0, 0, 0])
     assert read.warnings == (
         "The recording has no gains: its values are taken as µV. Set them with set_channel_gains.",
         "The recording has no probe: the channels of a group are all taken as neighbours.",

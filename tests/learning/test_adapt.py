@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from accm_core.learning import adapt as module
 from accm_core.learning.adapt import adapt_encoder
 from accm_core.learning.augment import Augmenter
 from accm_core.learning.encoder import EncoderConfig, SpikeEncoder, embed_snippets, to_tensor
@@ -31,8 +32,12 @@ def make_spikes(num_spikes=600, num_channels=4, seed=0):
     return waveforms.astype(np.float32), noise.astype(np.float32), labels
 
 
-def train(waveforms, noise, params=SHORT, seed=0, **options):
-    return adapt_encoder(waveforms, noise, params, FS, device=CPU, seed=seed, **options)
+def adapt(waveforms, noise, params=SHORT, seed=0, start=None, **options):
+    return adapt_encoder(start, waveforms, noise, params, FS, device=CPU, seed=seed, **options)
+
+
+def train(*arguments, **options):
+    return adapt(*arguments, **options).encoder
 
 
 def contrast(encoder, waveforms, noise, params):
@@ -63,6 +68,46 @@ def test_training_lowers_the_loss_and_tells_the_shapes_apart():
 
 def weights(encoder):
     return torch.cat([p.detach().flatten() for p in encoder.parameters()])
+
+
+def test_a_trained_start_is_left_alone_and_ends_when_little_is_gained():
+    waveforms, noise, _ = make_spikes()
+    start = train(waveforms, noise, LearnParams(num_steps=100, batch_size=64))
+    before, shares = weights(start), []
+    params = LearnParams(num_steps=100, batch_size=64, min_gain=10)
+    result = adapt(waveforms, noise, params, 1, start=start, on_step=shares.append)
+    assert torch.equal(weights(start), before)
+    assert len(shares) == module.CHECK_STEPS + 1
+    assert shares[-1] == 1.0
+    assert result.agreement >= result.agreement_before
+
+
+def test_training_that_does_harm_gives_back_the_start():
+    waveforms, noise, _ = make_spikes()
+    start = train(waveforms, noise, LearnParams(num_steps=100, batch_size=64))
+    harm = LearnParams(num_steps=30, batch_size=64, learning_rate=1.0)
+    result = adapt(waveforms, noise, harm, start=start)
+    assert result.num_steps == 0
+    assert torch.equal(weights(result.encoder), weights(start))
+    assert result.agreement == result.agreement_before
+
+
+def test_no_steps_give_the_start():
+    waveforms, noise, _ = make_spikes(100)
+    start = train(waveforms, noise)
+    assert torch.equal(
+        weights(train(waveforms, noise, LearnParams(num_steps=0), start=start)), weights(start)
+    )
+
+
+@pytest.mark.parametrize(("pca", "num_steps"), [(-np.inf, 25), (np.inf, 75)])
+def test_training_goes_on_while_principal_components_agree_better(monkeypatch, pca, num_steps):
+    waveforms, noise, _ = make_spikes(200)
+    start, shares = train(waveforms, noise, LearnParams(num_steps=10, batch_size=32)), []
+    monkeypatch.setattr(module._Judge, "rate_pca", lambda *_: pca)
+    params = LearnParams(num_steps=75, batch_size=32, min_gain=10)
+    adapt(waveforms, noise, params, start=start, on_step=shares.append)
+    assert len(shares) == num_steps + 1
 
 
 def test_same_seed_same_weights_and_another_seed_others():
@@ -101,7 +146,7 @@ def test_progress_rises_to_one():
     waveforms, noise, _ = make_spikes(100)
     shares = []
     train(waveforms, noise, LearnParams(num_steps=10, batch_size=16), on_step=shares.append)
-    np.testing.assert_allclose(shares, np.arange(1, 11) / 10)
+    np.testing.assert_allclose(shares, [*np.arange(1, 11) / 10, 1.0])
 
 
 @pytest.mark.parametrize("num_channels", [1, 16])

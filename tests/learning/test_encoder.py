@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from accm_core.learning import encoder as module
-from accm_core.learning.encoder import EncoderConfig, SpikeEncoder, embed_snippets, one_thread, to_tensor
+from accm_core.learning.encoder import (
+    EncoderConfig,
+    SnippetWindow,
+    SpikeEncoder,
+    embed_snippets,
+    fit_encoder,
+    one_thread,
+    to_tensor,
+)
 
 CPU = torch.device("cpu")
 
@@ -74,3 +82,58 @@ def test_one_thread_gives_the_threads_back_also_after_an_error():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+WINDOW = SnippetWindow(21, 60, 30_000.0)
+
+
+def test_fitting_to_the_same_snippets_changes_nothing():
+    snippets, encoder = make_snippets(), make_encoder()
+    fitted = fit_encoder(encoder, WINDOW, WINDOW, 4, 8)
+    np.testing.assert_array_equal(
+        embed_snippets(fitted, snippets, CPU), embed_snippets(encoder, snippets, CPU)
+    )
+    assert fitted.resampling is None
+
+
+@pytest.mark.parametrize(("fewer", "more"), [(4, 10), (10, 4)])
+def test_silent_channels_make_no_difference(fewer, more):
+    """Channels that are missing count as silent; channels that are too many count for nothing."""
+    few, many = make_snippets(num_channels=min(fewer, more)), make_snippets(num_channels=max(fewer, more))
+    many[:, :, : few.shape[2]] = few
+    encoder = make_encoder(num_channels=fewer)
+    if fewer > more:
+        many[:, :, more:] = 0
+    own, other = (few, many) if fewer < more else (many, few)
+    fitted = fit_encoder(encoder, WINDOW, WINDOW, more, 8)
+    np.testing.assert_allclose(
+        embed_snippets(fitted, other, CPU), embed_snippets(encoder, own, CPU), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("window", [SnippetWindow(14, 40, 20_000.0), SnippetWindow(40, 100, 40_000.0)])
+def test_snippets_of_another_rate_and_window_embed_alike(window):
+    def sample(of):
+        time = (np.arange(of.num_samples) - of.num_before) / of.sampling_frequency * 1e3
+        shapes = [-8 * np.exp(-(((time - 0.02 * k) / 0.2) ** 2)) for k in range(5)]
+        return np.repeat(np.stack(shapes)[:, :, None], 4, axis=2).astype(np.float32)
+
+    encoder = make_encoder()
+    fitted = fit_encoder(encoder, WINDOW, window, 4, 8)
+    there, here = embed_snippets(fitted, sample(window), CPU), embed_snippets(encoder, sample(WINDOW), CPU)
+    np.testing.assert_allclose(there, here, atol=0.02 * np.abs(here).max())
+
+
+def test_what_lies_outside_the_window_is_silent():
+    weights = SnippetWindow(10, 20, 30_000.0).resample_to(WINDOW)
+    assert weights.shape == (20, 60)
+    assert not weights[:, :11].any()
+    assert not weights[:, 31:].any()
+    np.testing.assert_allclose(weights[:, 11:31], np.eye(20), atol=1e-6)
+
+
+def test_another_size_of_embedding_keeps_what_comes_before_the_projection():
+    snippets, encoder = to_tensor(make_snippets(), CPU), make_encoder()
+    fitted = fit_encoder(encoder, WINDOW, WINDOW, 4, 3)
+    assert fitted(snippets).shape == (50, 3)
+    torch.testing.assert_close(fitted.represent(snippets), encoder.represent(snippets))

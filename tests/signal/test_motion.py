@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from spikeinterface.sortingcomponents.motion import dredge
 
 from accm_core.signal.chunks import Block
 from accm_core.signal.motion import (
+    MAX_TIMES,
     MIN_CHANNELS,
     Motion,
     PeakDepths,
@@ -45,6 +47,23 @@ def test_a_planted_displacement_is_found():
     assert found.shape == (120, 32)
     error = found - planted[:, None]
     assert np.std(error - np.median(error)) < 2.0
+
+
+def test_a_long_recording_takes_no_more_memory(monkeypatch):
+    correlate, compared = dredge.normxcorr1d, []
+
+    def spy(template, x, **options):
+        compared.append(max(len(template), len(x)))
+        return correlate(template, x, **options)
+
+    monkeypatch.setattr(dredge, "normxcorr1d", spy)
+    num_blocks = 2 * MAX_TIMES + 1
+    planted, centers = zigzag(np.arange(num_blocks)), 30_000 * (np.arange(num_blocks) + 0.5)
+    motion = estimate_motion(make_depths(planted, num_blocks), centers, LOCATIONS)
+    assert 1 < max(compared) <= MAX_TIMES
+    assert motion is not None
+    error = np.array([motion.displacement_at(center)[16] for center in centers]) - planted
+    assert np.std(error) < 1.0
 
 
 def test_the_longer_side_of_the_shank_is_its_axis():

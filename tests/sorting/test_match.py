@@ -113,6 +113,20 @@ def test_frequencies_that_are_left_out_hold_next_to_nothing():
     assert (lost.std(axis=1) < 0.05 * whole.std(axis=1)).all()
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("num_samples", [307, 4000])
+def test_fits_on_a_device_are_those_of_numpy(device, num_samples):
+    smooth = 0.99 * np.exp(-0.5 * (np.arange(100) / 3.0) ** 2) + 0.01 * WHITE
+    for autocovariance in (smooth, COLOURED):  # some and all of the frequencies
+        bank = make_bank(one_course_templates(), autocovariance)
+        traces = np.random.default_rng(1).normal(0, 1, (num_samples, NUM_CHANNELS)).astype(np.float32)
+        expected, fits = fit_templates(traces, bank), fit_templates(traces, replace(bank, device=device))
+        assert (fits.shape, fits.dtype, fits.flags.c_contiguous) == (expected.shape, np.float32, True)
+        np.testing.assert_allclose(fits, expected, atol=1e-5 * np.abs(expected).max())
+        ours, theirs = (match(traces, b) for b in (replace(bank, device=device), bank))
+        assert rows(ours) == rows(theirs)
+
+
 @pytest.mark.parametrize("autocovariance", [WHITE, COLOURED], ids=["white", "coloured"])
 def test_energy_is_the_squared_signal_to_noise_ratio(autocovariance):
     templates = one_course_templates()
