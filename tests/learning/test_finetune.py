@@ -86,6 +86,14 @@ def test_nothing_fires_between_the_spikes(session, model):
     assert (classify(recording, model, places[far]).max(axis=1) > 0.5).mean() < 0.02
 
 
+def test_samples_outside_of_the_segments_are_nobodys(session, model):
+    recording, truth = session
+    samples = np.array([-5, int(truth.sample_index[3]), recording.segments[-1].stop + 2])
+    probability = classify(recording, model, samples)
+    assert (probability[[0, 2]] == 0).all()
+    assert probability[1].max() > 0.5
+
+
 def test_both_heads_fire_where_two_fired_at_once(session, model):
     recording, truth = session
     template = truth.templates.mean
