@@ -35,7 +35,7 @@ LEARN_BLOCKS = 900
 TEMPLATE_BLOCKS = 150
 """Seconds, evenly spread, from which the clusters' templates are made."""
 REFINE_BLOCKS, REFINE_STEPS = 80, 4
-"""Seconds, evenly spread, on which templates are refined, taken apart and refined again; steps with the next."""
+"""Seconds, evenly spread, on which templates are refined, taken apart and refined again; all steps."""
 TRACK_BLOCKS = 900
 """Seconds, evenly spread, on which units are followed over time."""
 MIN_SPIKES = 100

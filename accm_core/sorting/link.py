@@ -13,8 +13,9 @@ from accm_core.sorting.match import TemplateBank
 from accm_core.sorting.merge import REFRACTORY_MS, count_pairs
 from accm_core.sorting.moving import Means, average_bins, smooth_course
 
-MIN_SIMILARITY = 0.85
-"""Cosine of two templates, where they meet, from which on they are compared; and of one from bin to bin."""
+MIN_SIMILARITY, JUMP = 0.85, 0.2
+"""Cosine of two templates, where they meet, from which on they are compared; and squared distance of a
+template from its last, as a share of its energy, that is too far for one neuron (a cosine of 0.9)."""
 MAX_SEPARATION = 4.0
 """Standard deviations between two halves of one hump: 1.6 / 0.6 for a Gaussian, root 12 for a flat one."""
 MAX_RATIO, MAX_RATIO_ALONE = 0.6, 0.4
@@ -122,30 +123,31 @@ def link_units(
     derive = bank.kernels @ np.gradient(bank.courses, axis=1).T
     courses = {u: _make_course(spikes, u, bank) for u in np.unique(spikes.unit_index).tolist()}
     meetings: dict[tuple[int, int], tuple[float, np.ndarray] | None] = {}
-    while True:
+    joined = True
+    while joined:
         for one in courses:
             for other in courses:
                 if one < other and (one, other) not in meetings:
                     pair = _by_size(one, other, courses)
                     meetings[one, other] = _meet(spikes, bank, *pair, courses, products, derive)
-        found = sorted((met[0], pair) for pair, met in meetings.items() if met is not None)
-        for _, (one, other) in found:
-            larger, smaller = _by_size(one, other, courses)
-            if _is_silent(trains[larger], trains[smaller], sampling_frequency):
-                break
-        else:
-            return spikes, unit_of
-        met = meetings[one, other]
-        assert met is not None
-        rows = spikes.unit_index == smaller
-        delay = spikes.delay.copy()
-        delay[rows] = met[1]
-        spikes = replace(spikes, unit_index=np.where(rows, larger, spikes.unit_index), delay=delay)
-        unit_of[unit_of == smaller] = larger
-        trains[larger] = np.sort(np.concatenate([trains[larger], trains[smaller]]))
-        del courses[smaller]
-        courses[larger] = _make_course(spikes, larger, bank)
-        meetings = {p: m for p, m in meetings.items() if not {larger, smaller} & set(p)}
+        joined = False
+        same = [(met[0], pair, met[1]) for pair, met in meetings.items() if met is not None]
+        for _, pair, moved in sorted(same, key=lambda s: s[:2]):
+            larger, smaller = _by_size(*pair, courses)
+            if not _is_silent(trains[larger], trains[smaller], sampling_frequency):
+                continue
+            rows = spikes.unit_index == smaller
+            delay = spikes.delay.copy()
+            delay[rows] = moved
+            spikes = replace(spikes, unit_index=np.where(rows, larger, spikes.unit_index), delay=delay)
+            unit_of[unit_of == smaller] = larger
+            trains[larger] = np.sort(np.concatenate([trains[larger], trains[smaller]]))
+            del courses[smaller]
+            courses[larger] = _make_course(spikes, larger, bank)
+            meetings = {p: m for p, m in meetings.items() if not {larger, smaller} & set(p)}
+            joined = True
+            break
+    return spikes, unit_of
 
 
 def cut_jumps(spikes: Spikes, bank: TemplateBank) -> tuple[Spikes, np.ndarray]:
@@ -200,7 +202,7 @@ def _find_pieces(means: Means) -> np.ndarray:
         unlike = apart / np.maximum(0.5 * (energy[:, None] + energy[None]), 1e-12)
         np.fill_diagonal(unlike, np.inf)
         first, second = np.unravel_index(unlike.argmin(), unlike.shape)
-        if unlike[first, second] >= 2 * (1 - MIN_SIMILARITY):
+        if unlike[first, second] >= JUMP:
             break
         piece[piece == ids[second]] = ids[first]
     nearest = np.abs(np.arange(len(means.counts))[:, None] - filled[None]).argmin(axis=1)
@@ -213,7 +215,7 @@ def _is_jump(counts: np.ndarray, mean: np.ndarray, scatter: float) -> bool:
     apart = ((mean[0] - mean[1]) ** 2).sum() - scatter * noise
     energy = 0.5 * ((mean**2).sum() - scatter * noise)
     error = np.sqrt(2 * mean.shape[1] * noise**2 + 4 * max(apart, 0.0) * noise)
-    return bool(apart - 2 * error > 2 * (1 - MIN_SIMILARITY) * energy)
+    return bool(apart - 2 * error > JUMP * energy)
 
 
 def _lag_products(bank: TemplateBank, max_lag: int) -> np.ndarray:
@@ -266,15 +268,12 @@ def _meet(
     if similarity < MIN_SIMILARITY:
         return None
     rows = np.flatnonzero(spikes.unit_index == smaller)
-    best = None
+    measured = []
     for near_lag in (lag, lag - 1, lag + 1):
         delay = np.clip(spikes.delay[rows] - near_lag, -spikes.max_lag, spikes.max_lag)
         moved = _average_course(spikes.project(rows, delay, bank), other.bins, spikes)
-        ratio, num_near, separation, num_meetings = _measure(own, moved, derive, spikes.bins_per_stretch)
-        if best is None or ratio < best[0]:
-            best = ratio, delay, num_near, separation, num_meetings
-    assert best is not None
-    ratio, delay, num_near, separation, num_meetings = best
+        measured.append((*_measure(own, moved, derive, spikes.bins_per_stretch), delay))
+    ratio, num_near, separation, num_meetings, delay = min(measured, key=lambda m: m[0])
     if num_meetings >= MIN_MEETINGS:
         same = separation <= MAX_SEPARATION and ratio <= MAX_RATIO
     else:
@@ -285,7 +284,7 @@ def _meet(
 def _compare_courses(own: _Course, other: _Course, products: np.ndarray) -> tuple[float, int]:
     """Cosine of two templates where both fire or nearly so, at their best lag, and that lag."""
     num_basis = products.shape[1]
-    around = [np.convolve(c.in_stretches.counts, np.ones(3), mode="same") for c in (own, other)]
+    around = [np.convolve(c.in_stretches.counts, np.ones(3))[1:-1] for c in (own, other)]
     both = np.flatnonzero((around[0] > 0) & (around[1] > 0))
     if len(both) == 0:
         return 0.0, 0
@@ -362,4 +361,4 @@ def _is_silent(first: np.ndarray, second: np.ndarray, sampling_frequency: float)
     length = 1 + max(int(s.max(initial=0)) for s in seconds)
     rates = [np.bincount(s, minlength=length).astype(np.float64) for s in seconds]
     expected = 2 * (rates[0] @ rates[1]) * (far - near) / sampling_frequency
-    return count_pairs(first, second, (near, far)) <= MAX_SHARE * expected + SLACK
+    return bool(count_pairs(first, second, (near, far)) <= MAX_SHARE * expected + SLACK)

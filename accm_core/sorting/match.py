@@ -45,7 +45,7 @@ class TemplateBank:
     kernels : ndarray of shape (n_basis, n_samples), float32
         Time courses that all matched filters are made of.
     courses : ndarray of shape (n_basis, n_samples), float32
-        Time courses that the kernels match: templates are ``weights`` times these, but for what the basis lacks.
+        Time courses that the kernels match; templates are ``weights`` times these, nearly.
     bandwidth : float
         Frequency, in shares of the sampling frequency, above which the fits hold next to nothing.
     weights : ndarray of shape (n_units, n_basis, n_channels), float32

@@ -68,7 +68,7 @@ class Means:
     def stray(self) -> float:
         """Mean squared distance of the bins' means from that of all, beyond what chance gives."""
         apart = self.counts @ ((self.mean - self.overall) ** 2).sum(axis=1)
-        by_chance = self.scatter * max(np.count_nonzero(self.counts) - 1, 0)
+        by_chance = self.scatter * (np.count_nonzero(self.counts) - 1)
         return float((apart - by_chance) / max(self.counts.sum(), 1))
 
 
@@ -102,6 +102,8 @@ def smooth_course(means: Means) -> np.ndarray:
     tridiagonal system. The steps' variance is what neighbouring means differ by, beyond their noise: a
     template that stays has its overall mean in all bins.
     """
+    if len(means.counts) == 1:
+        return means.mean
     filled = np.flatnonzero(means.counts)
     step = 0.0
     if len(filled) > 1:
@@ -112,7 +114,6 @@ def smooth_course(means: Means) -> np.ndarray:
     step = max(step, MIN_STEP * means.scatter)
     precision = means.counts / means.scatter
     diagonal = precision + 2 / step
-    for end in (0, -1):
-        diagonal[end] -= 1 / step
+    diagonal[[0, -1]] -= 1 / step
     banded = np.stack([np.full(len(diagonal), -1 / step), diagonal])
     return np.asarray(solveh_banded(banded, precision[:, None] * means.mean))

@@ -23,7 +23,7 @@ from accm_core.types import Recording
 logger = logging.getLogger(__name__)
 
 STRETCH_BLOCKS = 10
-"""Blocks looked at in a stretch, for which a template stays. Tissue moves by micrometres in so many seconds."""
+"""Blocks looked at in a stretch, for which a template stays: tissue moves by a few micrometres meanwhile."""
 BINS_PER_STRETCH = 2
 """Shorter bins in which units are compared while they meet."""
 NUM_ROUNDS = 4
@@ -132,7 +132,8 @@ def _match_blocks(
 
     margin = preprocessor.margin + bank.margin
     parts = list(map_blocks(work, recording, blocks, margin=margin, run=run, on_block=on_block))
-    matches, kept = (Matches.join([part[k] for part in parts]) for k in (0, 1))
+    matches = Matches.join([part[0] for part in parts])
+    kept = Matches.join([part[1] for part in parts])
     block_of = np.repeat(np.arange(len(parts)), [len(part[1]) for part in parts])
     per_bin = STRETCH_BLOCKS // BINS_PER_STRETCH
     spikes = Spikes(
@@ -152,7 +153,7 @@ def _match_blocks(
 def _follow(
     moving: MovingBank, spikes: Spikes, unit_of: np.ndarray, source: np.ndarray, scale_std: np.ndarray
 ) -> MovingBank:
-    """The bank of the joined units, each template followed over time; those with few spikes stay as they are."""
+    """The bank of the joined units, each template followed over time; with few spikes it stays as it is."""
     bank = moving.mean
     weights, means, widths = [], [], []
     for unit in np.unique(unit_of):
