@@ -351,18 +351,21 @@ def _track_units(
     """Follow the units over time where drift cannot be corrected in space."""
     recording, params = shank.recording, shank.params
     locations = recording.channel_locations[preprocessor.channels]
-    if params.motion.correct == "off" or can_move(locations, recording.has_geometry):
-        return None
-    return follow_units(
-        recording,
-        preprocessor,
-        spread_blocks(cut_blocks(recording.segments, recording.sampling_frequency), TRACK_BLOCKS),
-        bank,
-        params.match,
-        params.merge,
-        run=params.run,
-        on_block=_report_step(shank, step),
-    )
+    on_share = _report_step(shank, step)
+    moving = None
+    if params.motion.correct == "auto" and not can_move(locations, recording.has_geometry):
+        moving = follow_units(
+            recording,
+            preprocessor,
+            spread_blocks(cut_blocks(recording.segments, recording.sampling_frequency), TRACK_BLOCKS),
+            bank,
+            params.match,
+            params.merge,
+            run=params.run,
+            on_block=on_share,
+        )
+    on_share(1.0)
+    return moving
 
 
 def _report_step(shank: _Shank, step: int) -> Callable[[float], None]:

@@ -268,12 +268,9 @@ def _meet(
     if similarity < MIN_SIMILARITY:
         return None
     rows = np.flatnonzero(spikes.unit_index == smaller)
-    measured = []
-    for near_lag in (lag, lag - 1, lag + 1):
-        delay = np.clip(spikes.delay[rows] - near_lag, -spikes.max_lag, spikes.max_lag)
-        moved = _average_course(spikes.project(rows, delay, bank), other.bins, spikes)
-        measured.append((*_measure(own, moved, derive, spikes.bins_per_stretch), delay))
-    ratio, num_near, separation, num_meetings, delay = min(measured, key=lambda m: m[0])
+    delay = np.clip(spikes.delay[rows] - lag, -spikes.max_lag, spikes.max_lag)
+    moved = _average_course(spikes.project(rows, delay, bank), other.bins, spikes)
+    ratio, num_near, separation, num_meetings = _measure(own, moved, derive, spikes.bins_per_stretch)
     if num_meetings >= MIN_MEETINGS:
         same = separation <= MAX_SEPARATION and ratio <= MAX_RATIO
     else:
