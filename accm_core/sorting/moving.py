@@ -35,7 +35,8 @@ class MovingBank:
 
     def rescale(self, matches: Matches) -> Matches:
         """The matches with their scale in terms of the mean template, not that of their stretch."""
-        along = np.einsum("sukc,ukc->su", self.weights, self.mean.weights) / self.mean.energy
+        along = np.einsum("sukc,ukc->su", self.weights, self.mean.weights)
+        along /= np.maximum(self.mean.energy, 1e-12)
         share = along[self._stretch_of(matches.sample_index), matches.unit_index]
         return replace(matches, scale=(matches.scale * share).astype(np.float32))
 

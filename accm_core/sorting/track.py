@@ -65,6 +65,8 @@ def follow_units(
     MovingBank or None
         None when the units stay as they are: then ``bank`` is all there is to know.
     """
+    if len(bank.energy) == 0:
+        return None
     num_stretches = -(-len(blocks) // STRETCH_BLOCKS)
     moving = MovingBank(
         bank,

@@ -157,6 +157,12 @@ def test_units_that_stay_are_left_alone():
     assert session.follow(session.bank([shape(0, 1.5), shape(1, 3.5)])) is None
 
 
+def test_no_units_and_no_spikes_give_nothing_to_follow(drifting, pieces):
+    assert drifting.follow(pieces.select(np.zeros(3, bool))) is None
+    unseen = drifting.bank([shape(0, 1.5, height=5000)])
+    assert drifting.follow(unseen) is None
+
+
 def test_neurons_that_take_turns_without_meeting_stay_apart():
     def at(which, sample):
         return shape(2 * which, 1.5 + which) if which == (sample > DURATION_S * FS / 2) else None
