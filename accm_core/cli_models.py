@@ -1,4 +1,4 @@
-"""``accm models`` and ``accm finetune``: the models on this machine, and how to make one from labels."""
+"""``accm models``, ``pretrain`` and ``finetune``: the models on this machine, and how to make one."""
 
 import time
 from pathlib import Path
@@ -25,7 +25,7 @@ from accm_core.options import (
     find_session,
     open_session,
 )
-from accm_core.summaries import finetuned_text, model_text, models_text
+from accm_core.summaries import finetuned_text, model_text, models_text, pretrained_text
 from accm_core.terminal import terminal
 
 if TYPE_CHECKING:
@@ -181,8 +181,60 @@ def finetune(
         out.finish(result, finetuned_text(result))
 
 
+def pretrain(
+    name: Annotated[str, typer.Option(metavar="NAME", help="What to call the model.")],
+    sessions: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SESSION]...", help="NWB files to learn from as well.", show_default=False),
+    ] = None,
+    recordings: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Simulated recordings to learn from, each unlike the others."),
+    ] = 180,
+    params: ParamsOption = None,
+    setting: SettingOption = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Train an encoder without labels, from simulated recordings and sessions, for sorts to start from."""
+    with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as out:
+        from accm_core.params import load_params
+
+        checked = load_params(params, setting or [])
+        sources = [find_session(session) for session in sessions or []]
+
+        from accm_core.models import prepare_place, store_model
+        from accm_core.pretrain import pretrain as train
+
+        prepare_place(name, overwrite=overwrite)
+        started = time.perf_counter()
+        with out.progress({"pretrain": 1.0}) as on_progress:
+            model = train(
+                sources,
+                num_recordings=recordings,
+                params=checked,
+                device=device,
+                seed=seed,
+                on_progress=on_progress,
+            )
+        path = store_model(model, name, overwrite=overwrite)
+        result: dict[str, Any] = {
+            "name": name,
+            "file": str(path),
+            "sha256": model.sha256,
+            **model.card["training"],
+            "elapsed_s": round(time.perf_counter() - started, 2),
+        }
+        out.finish(result, pretrained_text(result))
+
+
 def add_commands(app: typer.Typer) -> None:
     """Add what is here to the command."""
+    app.command(cls=ParamsCommand)(pretrain)
     app.command(cls=ParamsCommand)(finetune)
     app.add_typer(models, name="models")
 

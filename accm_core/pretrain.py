@@ -12,6 +12,7 @@ import numpy as np
 from accm_core import __version__
 from accm_core.errors import ParamsError
 from accm_core.io.nwb_read import read_nwb
+from accm_core.io.remote import Address
 from accm_core.learning.checkpoint import Model
 from accm_core.learning.device import find_device
 from accm_core.learning.encoder import SnippetWindow
@@ -43,9 +44,9 @@ CHANNELS = (12, 24)
 
 
 def pretrain(
-    sessions: Sequence[str | Path] = (),
+    sessions: Sequence[str | Path | Address] = (),
     *,
-    num_recordings: int = 160,
+    num_recordings: int = 180,
     params: SorterParams | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -55,8 +56,8 @@ def pretrain(
 
     Parameters
     ----------
-    sessions : sequence of path
-        NWB files to learn from; none are needed.
+    sessions : sequence of str, Path or Address
+        NWB files to learn from, or their addresses; none are needed.
     num_recordings : int
         Simulated ones, each unlike the others: probe, units, noise, firing, synchrony and drift are drawn.
     params : SorterParams, optional
@@ -87,7 +88,7 @@ def pretrain(
             "Nothing to learn from: 0 simulated recordings and no session. Give one or the other."
         )
     encoder = pretrain_encoder(
-        _make_lessons([Path(path) for path in sessions], num_recordings, filled, seed),
+        _make_lessons(sessions, num_recordings, filled, seed),
         num_all,
         filled.learn,
         steps_per_recording=STEPS_PER_RECORDING,
@@ -99,7 +100,7 @@ def pretrain(
         "kind": "encoder",
         "training": {
             "simulated_recordings": num_recordings,
-            "sessions": [Path(path).name for path in sessions],
+            "sessions": [Path(str(session)).name for session in sessions],
             "steps": num_all * STEPS_PER_RECORDING,
         },
         "parameters": filled.model_dump(),
@@ -142,11 +143,11 @@ def draw_simulation(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def _make_lessons(
-    sessions: list[Path], num_recordings: int, params: SorterParams, seed: int
+    sessions: Sequence[str | Path | Address], num_recordings: int, params: SorterParams, seed: int
 ) -> Iterator[list[Lesson]]:
     """One list a recording, with a lesson a shank; simulated ones and sessions in random order."""
     rng = np.random.default_rng(seed)
-    sources = [*sessions, *([None] * num_recordings)]
+    sources: list[str | Path | Address | None] = [*sessions, *([None] * num_recordings)]
     for number in rng.permutation(len(sources)):
         source = sources[number]
         if source is None:
@@ -155,7 +156,7 @@ def _make_lessons(
             with closing(read_nwb(source)) as recording:
                 lessons = _survey_lessons(recording, params, seed)
             if not lessons:
-                logger.warning("%s has too few spikes to learn from; left out", source.name)
+                logger.warning("%s has too few spikes to learn from; left out", source)
             yield lessons
 
 

@@ -140,6 +140,19 @@ def model_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def pretrained_text(result: dict[str, Any]) -> str:
+    """Lay out the result of pretraining in lines."""
+    sessions = f", {len(result['sessions'])} sessions" if result["sessions"] else ""
+    return "\n".join(
+        [
+            f"learned from {result['simulated_recordings']:,} simulated recordings{sessions}",
+            f"time         {format_seconds(result['elapsed_s'])}",
+            f"model        {result['name']} ({result['file']})",
+            f"use it       accm sort SESSION --model {result['name']}",
+        ]
+    )
+
+
 def finetuned_text(result: dict[str, Any]) -> str:
     """Lay out the result of fine-tuning in lines."""
     return "\n".join(

@@ -1,15 +1,20 @@
 """Pretraining end to end: what is drawn, sessions of one's own, and what is refused."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from accm_core import pretrain as module
+from accm_core.cli import app
 from accm_core.errors import NwbError, ParamsError
 from accm_core.learning.adapt import adapt_encoder
 from accm_core.learning.checkpoint import read_model, save_model
 from accm_core.learning.encoder import fit_encoder
 from accm_core.learning.lessons import SHIPPED, WINDOW, read_pretrained
+from accm_core.models import load_model
 from accm_core.params import LearnParams, SorterParams
 from accm_core.pretrain import draw_simulation, pretrain
 from accm_core.simulate import make_simulation_params, simulate
@@ -59,6 +64,19 @@ def test_a_session_changes_what_is_learned(short, tmp_path, caplog):
     write_simulation(tmp_path / "silent.nwb", silent, none)
     pretrain([tmp_path / "silent.nwb"], num_recordings=1, params=QUICK)
     assert "silent.nwb has too few spikes to learn from" in caplog.text
+
+
+def test_the_command_puts_the_model_into_the_registry(short, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCM_DATA", str(tmp_path))
+    arguments = ["pretrain", "--name", "mine", "--recordings", "1", "--set", "learn.batch_size=16"]
+    done = CliRunner().invoke(app, [*arguments, "--json", "--quiet"])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert load_model("mine").sha256 == result["sha256"]
+    assert result["simulated_recordings"] == 1
+    again = CliRunner().invoke(app, arguments)
+    assert again.exit_code == 2
+    assert "There is a model 'mine' already" in again.stderr
 
 
 def test_nothing_to_learn_from_is_refused(tmp_path):

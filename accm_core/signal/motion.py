@@ -22,6 +22,8 @@ MIN_RANGE_UM = 4.0
 """A recording that moves less is left as it is: interpolation costs more than it mends."""
 NOISE_HEIGHT = 3.0
 """Peak to peak of what noise leaves on a channel around a peak (noise units); it carries no place."""
+MIN_PEAKS = 100
+"""Of a time that DREDge compares with others: blocks with fewer are taken together, or it makes drift up."""
 MAX_TIMES = 300
 """Times that DREDge compares at once; more are solved in parts, each held to the one before."""
 KRIGING_PITCHES = 1.5
@@ -131,7 +133,7 @@ def estimate_motion(
     Returns
     -------
     Motion or None
-        None when the tissue stays within ``MIN_RANGE_UM``.
+        None when the tissue stays within ``MIN_RANGE_UM``, or too few peaks tell of it.
 
     Notes
     -----
@@ -142,18 +144,24 @@ def estimate_motion(
     from spikeinterface.core import NumpyRecording
     from spikeinterface.sortingcomponents.motion import estimate_motion as run_dredge
 
+    usual = np.median(np.bincount(depths.block_index, minlength=len(block_centers)))
+    blocks_per_time = int(np.ceil(MIN_PEAKS / max(usual, 1)))
+    time_of = np.arange(len(block_centers)) // blocks_per_time
+    times = np.bincount(time_of, block_centers) / np.bincount(time_of)
+    if len(times) < 2:
+        return None
     axis = shank_axis(channel_locations)
     along = np.stack([channel_locations[:, 1 - axis], channel_locations[:, axis]], axis=1)
     rate = 10.0
-    num_samples = int(rate * len(block_centers))
+    num_samples = int(rate * len(times))
     shell = NumpyRecording([np.broadcast_to(np.float32(0), (num_samples, len(along)))], rate)
     shell.set_dummy_probe_from_locations(along)
     peaks = np.zeros(len(depths.depth_um), PEAK_DTYPE)
-    peaks["sample_index"] = (rate * (depths.block_index + 0.5)).astype(np.int64)
+    peaks["sample_index"] = (rate * (time_of[depths.block_index] + 0.5)).astype(np.int64)
     peaks["amplitude"] = depths.height
     places = np.zeros(len(peaks), [("x", "f8"), ("y", "f8")])
     places["y"] = depths.depth_um
-    num_parts = -(-len(block_centers) // MAX_TIMES)
+    num_parts = -(-len(times) // MAX_TIMES)
     with threadpool_limits(1):
         found = run_dredge(
             shell,
@@ -164,7 +172,7 @@ def estimate_motion(
             win_step_um=WINDOW_STEP_UM,
             win_scale_um=WINDOW_SCALE_UM,
             batching_mode="full" if num_parts == 1 else "online",
-            chunk_len_s=-(-len(block_centers) // num_parts),  # equal parts
+            chunk_len_s=-(-len(times) // num_parts),  # equal parts
             device="cpu",
         )
     displacement = np.asarray(found.displacement[0], dtype=np.float64)
@@ -172,7 +180,7 @@ def estimate_motion(
     if not (high - low).max() >= MIN_RANGE_UM:
         return None
     displacement -= np.median(displacement, axis=0)
-    return Motion(block_centers, np.asarray(found.spatial_bins_um), displacement, channel_locations, axis)
+    return Motion(times, np.asarray(found.spatial_bins_um), displacement, channel_locations, axis)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -49,6 +49,32 @@ def test_a_planted_displacement_is_found():
     assert np.std(error - np.median(error)) < 2.0
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_few_peaks_make_no_drift_up_and_still_show_it(seed):
+    rng, num_blocks = np.random.default_rng(seed), 200
+    centers = 30_000 * (np.arange(num_blocks) + 0.5)
+
+    def thin(depths):
+        kept = rng.random(len(depths.depth_um)) < 0.1
+        noise = rng.random(kept.sum()) < 0.3
+        depth = np.where(noise, rng.uniform(0, 300, kept.sum()), depths.depth_um[kept])
+        return PeakDepths(depths.block_index[kept], depth.astype(np.float32), depths.height[kept])
+
+    assert estimate_motion(thin(make_depths(np.zeros(num_blocks), num_blocks)), centers, LOCATIONS) is None
+    planted = zigzag(np.arange(num_blocks), period=200.0)
+    motion = estimate_motion(thin(make_depths(planted, num_blocks)), centers, LOCATIONS)
+    assert motion is not None
+    error = np.array([motion.displacement_at(center)[16] for center in centers]) - planted
+    assert np.std(error) < 6.0
+
+
+def test_hardly_any_peaks_tell_of_no_motion():
+    few = make_depths(zigzag(np.arange(10)), 10)
+    rows = slice(0, 1000, 100)
+    few = PeakDepths(few.block_index[rows], few.depth_um[rows], few.height[rows])
+    assert estimate_motion(few, CENTERS[:10], LOCATIONS) is None
+
+
 def test_a_long_recording_takes_no_more_memory(monkeypatch):
     correlate, compared = dredge.normxcorr1d, []
 
