@@ -17,6 +17,7 @@ from accm_core.learning.lessons import read_pretrained
 from accm_core.models import load_model
 from accm_core.params import SorterParams, to_samples
 from accm_core.signal.chunks import cut_blocks, spread_blocks
+from accm_core.signal.motion import can_move
 from accm_core.signal.preprocess import Preprocessor
 from accm_core.signal.survey import survey_shank
 from accm_core.sorting.identify import claim_peaks, cluster_rest, identify_units
