@@ -45,7 +45,7 @@ class MotionParams(_Group):
     """Drift of the tissue along the probe."""
 
     correct: Literal["auto", "off"] = "auto"
-    """Estimate drift and correct it; auto: on shanks of 16 channels or more over 150 µm or more."""
+    """auto: correct drift on shanks of 16 channels or more over 150 µm or more; follow units on others."""
 
 
 class DetectParams(_Group):

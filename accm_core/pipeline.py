@@ -17,24 +17,29 @@ from accm_core.learning.lessons import read_pretrained
 from accm_core.models import load_model
 from accm_core.params import SorterParams, to_samples
 from accm_core.signal.chunks import cut_blocks, spread_blocks
+from accm_core.signal.motion import can_move
 from accm_core.signal.preprocess import Preprocessor
 from accm_core.signal.survey import survey_shank
 from accm_core.sorting.identify import claim_peaks, cluster_rest, identify_units
 from accm_core.sorting.match import TemplateBank, build_bank
 from accm_core.sorting.merge import merge_clusters, merge_duplicates
+from accm_core.sorting.moving import MovingBank
 from accm_core.sorting.prune import find_crowds, find_misfits, find_sums, find_weak
 from accm_core.sorting.recover import measure_scale_std, recover_spikes
 from accm_core.sorting.result import ShankResult, build_sorting
 from accm_core.sorting.split import split_units
 from accm_core.sorting.templates import Window, average_clusters, center_templates
+from accm_core.sorting.track import follow_units
 from accm_core.types import ProgressCallback, Recording, Snippets, Sorting
 
 logger = logging.getLogger(__name__)
 
 TEMPLATE_BLOCKS = 150
 """Seconds, evenly spread, from which the clusters' templates are made."""
-REFINE_BLOCKS, REFINE_STEPS = 80, 3
-"""Seconds, evenly spread, on which templates are refined, taken apart and refined again."""
+REFINE_BLOCKS, REFINE_STEPS = 80, 4
+"""Seconds, evenly spread, on which templates are refined, taken apart and refined again; all steps."""
+TRACK_BLOCKS = 900
+"""Seconds, evenly spread, on which units are followed over time."""
 MIN_SPIKES = 100
 """Fewer peaks than this on a shank teach an encoder nothing: no units are sought."""
 MIN_CHANNEL_VISIBILITY = 0.5
@@ -172,6 +177,8 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     bank = _refine_templates(shank, preprocessor, bank, step=0)
     bank = _split_templates(shank, preprocessor, bank, step=1)
     bank = _refine_templates(shank, preprocessor, bank, step=2)
+    moving = _track_units(shank, preprocessor, bank, step=3)
+    bank = bank if moving is None else moving.mean
     matches, average = recover_spikes(
         recording,
         preprocessor,
@@ -180,6 +187,7 @@ def _sort_shank(shank: _Shank) -> ShankResult:
         params.match,
         whitened=False,
         run=params.run,
+        moving=moving,
         on_block=shank.report("match"),
     )
     names: tuple[str, ...] = ("",) * len(bank.energy)
@@ -199,6 +207,7 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     num_observed = sum(block.stop - block.start for block in blocks)
     crowds = find_crowds(matches, len(bank.energy), num_observed, fs)
     is_unit = ~(weak | crowds | find_misfits(matches, len(bank.energy)))
+    matches = matches if moving is None else moving.rescale(matches)
     logger.info("%d units of %d templates", is_unit.sum(), len(is_unit))
     if not is_unit.any():
         return ShankResult.without_units(preprocessor, "no template stands out of the noise")
@@ -344,6 +353,29 @@ def _split_templates(
         return bank
     logger.info("%d units taken apart into %d", len(bank.energy), len(templates))
     return _build_bank(shank, preprocessor, templates)
+
+
+def _track_units(
+    shank: _Shank, preprocessor: Preprocessor, bank: TemplateBank, *, step: int
+) -> MovingBank | None:
+    """Follow the units over time where drift cannot be corrected in space."""
+    recording, params = shank.recording, shank.params
+    locations = recording.channel_locations[preprocessor.channels]
+    on_share = _report_step(shank, step)
+    moving = None
+    if params.motion.correct == "auto" and not can_move(locations, recording.has_geometry):
+        moving = follow_units(
+            recording,
+            preprocessor,
+            spread_blocks(cut_blocks(recording.segments, recording.sampling_frequency), TRACK_BLOCKS),
+            bank,
+            params.match,
+            params.merge,
+            run=params.run,
+            on_block=on_share,
+        )
+    on_share(1.0)
+    return moving
 
 
 def _report_step(shank: _Shank, step: int) -> Callable[[float], None]:

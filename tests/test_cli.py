@@ -333,7 +333,7 @@ def test_failures_have_a_code_a_message_and_leave_nothing(session, sorter, error
 SLOW_SORT = """
 import sys, time
 from types import ModuleType
-def sort(recording, params=None, *, device="auto", seed=0, on_progress=None):
+def sort(recording, params=None, *, model=None, device="auto", seed=0, on_progress=None):
     on_progress("detect", 0.5)
     open({started!r}, "w").close()
     time.sleep(60)

@@ -60,6 +60,8 @@ def model():
         "seed": 3,
         "version": "0.1",
         "units": units,
+        "num_before": 21,
+        "sampling_frequency": 3e4,
         "training": {"labelled_spikes": 18},
     }
     return Model(encoder, heads, card, torch.zeros(2, 4, 60))
@@ -93,7 +95,7 @@ def test_a_name_is_taken_once(model, folder):
     store_model(model, "m")
     with pytest.raises(ModelError, match="a model 'm' already"):
         store_model(model, "m")
-    other = Model(model.encoder, None, {"kind": "encoder"})
+    other = Model(model.encoder, None, {"kind": "encoder", "num_before": 21, "sampling_frequency": 3e4})
     store_model(other, "m", overwrite=True)
     assert load_model("m").sha256 == other.sha256
 

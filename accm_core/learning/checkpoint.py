@@ -26,6 +26,8 @@ LIMITS = {"num_channels": (1, 64), "num_samples": (8, 4096), "num_dims": (2, 64)
 """Of an encoder's architecture: a card must not make us build a giant."""
 MAX_HEADS, MAX_NAME = 10_000, 200
 """Heads of a model; characters of a unit's name."""
+RATES_HZ, MAX_DELAY_MS = (1_000, 200_000), 5.0
+"""Sampling frequencies of recordings with spikes; time from a label to its spike's peak."""
 _CARD, _TEMPLATES = "card", "templates"
 
 
@@ -107,7 +109,10 @@ def read_model(file_path: str | Path) -> Model:
     try:
         encoder_config = _encoder_config(card.get("architecture"))
         heads_config = _heads_config(card.get("heads"), encoder_config)
-    except (TypeError, ValueError) as error:
+        _check_window(card, encoder_config)
+        if heads_config is not None:
+            _check_units(card, heads_config, encoder_config)
+    except (TypeError, ValueError, KeyError) as error:
         raise _foreign(path, str(error)) from error
     with torch.device("meta"):  # shapes alone, until the arrays are known to fit
         encoder = SpikeEncoder(encoder_config, 1.0)
@@ -207,6 +212,30 @@ def _heads_config(value: Any, encoder: EncoderConfig) -> HeadsConfig | None:
     if config.num_features != encoder.num_features:
         raise ValueError(f"its heads take {config.num_features!r} features of {encoder.num_features}")
     return config
+
+
+def _check_window(card: Mapping[str, Any], encoder: EncoderConfig) -> None:
+    """Refuse a card that does not say which snippets the encoder takes."""
+    num_before, rate = card.get("num_before"), card.get("sampling_frequency")
+    if type(num_before) is not int or not 0 <= num_before < encoder.num_samples:
+        raise ValueError(f"num_before = {num_before!r} is not within its snippets of {encoder.num_samples}")
+    if not isinstance(rate, int | float) or not RATES_HZ[0] <= rate <= RATES_HZ[1]:
+        raise ValueError(f"sampling_frequency = {rate!r} is not within {RATES_HZ[0]} to {RATES_HZ[1]} Hz")
+
+
+def _check_units(card: Mapping[str, Any], heads: HeadsConfig, encoder: EncoderConfig) -> None:
+    """Refuse a card that does not say where each head looks."""
+    units = card.get("units")
+    if not isinstance(units, list) or [unit["name"] for unit in units] != list(heads.unit_names):
+        raise ValueError("its card does not describe the unit of each head")
+    for unit in units:
+        channels, delay = unit["channels"], unit["peak_delay_ms"]
+        if not isinstance(channels, list) or not 1 <= len(channels) <= encoder.num_channels:
+            raise ValueError(f"unit {unit['name']!r} does not have 1 to {encoder.num_channels} channels")
+        if not all(channel is None or isinstance(channel, str) for channel in channels):
+            raise ValueError(f"channels of unit {unit['name']!r} must be named by text")
+        if not isinstance(delay, int | float) or not abs(delay) <= MAX_DELAY_MS:
+            raise ValueError(f"peak_delay_ms = {delay!r} of unit {unit['name']!r} is above {MAX_DELAY_MS}")
 
 
 def _check_tensors(wanted: Mapping[str, torch.Size], tensors: Mapping[str, torch.Tensor], path: Path) -> None:

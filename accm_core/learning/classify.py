@@ -1,5 +1,6 @@
 """A fine-tuned model on a recording: which of its units fired at given times."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -90,7 +91,7 @@ def place_heads(
     delays = np.array([units[k]["peak_delay_ms"] for k in used])
     return PlacedHeads(
         encoder.to(device),
-        model.heads.to(device),
+        copy.deepcopy(model.heads).to(device),
         model.heads.config.unit_names,
         np.array(used, dtype=np.int64),
         slots,
@@ -154,6 +155,7 @@ def classify_spikes(
     Returns
     -------
     ndarray of shape (n_spikes, n_used), float32
+        0 for samples outside the segments.
     """
     num_samples = placed.num_samples
     delay = np.zeros_like(placed.peak_offset) if at_peak else placed.peak_offset
@@ -165,11 +167,11 @@ def classify_spikes(
     ]
     keys, place_of = np.unique(np.column_stack([placed.slots, delay]), axis=0, return_inverse=True)
 
-    def cut(block: Block, raw: np.ndarray) -> list[np.ndarray]:
+    def cut(block: Block, raw: np.ndarray) -> tuple[int, list[np.ndarray]]:
         low, high = np.searchsorted(sample_index, [block.start, block.stop])
         local = sample_index[low:high] - block.start + margin
         traces = preprocessor.whiten(preprocessor.filter(raw, block))
-        return [
+        return int(low), [
             cut_snippets(
                 traces,
                 local + key[-1],
@@ -181,11 +183,10 @@ def classify_spikes(
             for key in keys
         ]
 
-    parts = []
-    for snippets in map_blocks(cut, recording, blocks, margin=preprocessor.margin + margin, run=run):
-        part = np.zeros((len(snippets[0]), len(placed.used)), dtype=np.float32)
+    probability = np.zeros((len(sample_index), len(placed.used)), dtype=np.float32)
+    for first, snippets in map_blocks(cut, recording, blocks, margin=preprocessor.margin + margin, run=run):
         for place, waveforms in enumerate(snippets):
             here = place_of.ravel() == place
-            part[:, here] = placed.answer(waveforms, device)[:, here]
-        parts.append(part)
-    return np.concatenate([np.zeros((0, len(placed.used)), dtype=np.float32), *parts])
+            rows = slice(first, first + len(waveforms))
+            probability[rows, here] = placed.answer(waveforms, device)[:, here]
+    return probability

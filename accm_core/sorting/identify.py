@@ -49,9 +49,9 @@ def claim_peaks(
     claimed = np.full(len(snippets), -1, dtype=np.int64)
     num_slots = snippets.channels.shape[1]
     for slots in np.unique(placed.slots, axis=0):
-        if (slots[num_slots:] >= 0).any():
-            continue
         rows = np.flatnonzero((snippets.channels == slots[:num_slots]).all(axis=1))
+        if len(rows) == 0 or (slots[num_slots:] >= 0).any():
+            continue
         here = np.flatnonzero((placed.slots == slots).all(axis=1))
         waveforms = snippets.waveforms[rows]
         probability = placed.answer(waveforms, device)[:, here]
@@ -61,8 +61,9 @@ def claim_peaks(
         product = np.einsum("nts,nts->n", waveforms, template[best])
         size = np.linalg.norm(template, axis=(1, 2))[best]
         # what noise adds to the spike's length must not count against it
-        noise = np.sqrt(np.maximum(length**2 - waveforms[0].size, size**2 / MAX_CHANGE**2))
-        alike = product >= MIN_SIMILARITY * size * noise
+        noise = waveforms.shape[1] * np.count_nonzero(slots >= 0)
+        length = np.sqrt(np.maximum(length**2 - noise, size**2 / MAX_CHANGE**2))
+        alike = product >= MIN_SIMILARITY * size * length
         fits = (product >= size**2 / MAX_CHANGE) & (product <= size**2 * MAX_CHANGE)
         sure = probability.max(axis=1, initial=0.0) >= params.accept
         taken = sure & alike & fits

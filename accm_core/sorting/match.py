@@ -44,6 +44,8 @@ class TemplateBank:
         Samples before the peak.
     kernels : ndarray of shape (n_basis, n_samples), float32
         Time courses that all matched filters are made of.
+    courses : ndarray of shape (n_basis, n_samples), float32
+        Time courses that the kernels match; templates are ``weights`` times these, nearly.
     bandwidth : float
         Frequency, in shares of the sampling frequency, above which the fits hold next to nothing.
     weights : ndarray of shape (n_units, n_basis, n_channels), float32
@@ -62,6 +64,7 @@ class TemplateBank:
     templates: np.ndarray
     num_before: int
     kernels: np.ndarray
+    courses: np.ndarray
     bandwidth: float
     weights: np.ndarray
     energy: np.ndarray
@@ -84,6 +87,26 @@ class TemplateBank:
             energy=self.energy[units],
             prior=self.prior[units],
             pair_row=self.pair_row[units][:, units],
+        )
+
+    def reweigh(self, weights: np.ndarray, scale_std: np.ndarray) -> "TemplateBank":
+        """The bank of other units in the same basis.
+
+        Parameters
+        ----------
+        weights : ndarray of shape (n_units_after, n_basis, n_channels)
+        scale_std : ndarray of shape (n_units_after,)
+            Standard deviation of each unit's scale.
+        """
+        pair_row, correlations = _correlate_pairs(weights, self.courses, self.kernels)
+        return replace(
+            self,
+            templates=np.einsum("ukc,kt->utc", weights, self.courses).astype(np.float32),
+            weights=np.ascontiguousarray(weights, dtype=np.float32),
+            energy=(weights**2).sum(axis=(1, 2)).astype(np.float32),
+            prior=(1 / np.square(scale_std)).astype(np.float32),
+            pair_row=pair_row,
+            correlations=correlations,
         )
 
     @property
@@ -179,11 +202,13 @@ def build_bank(
     basis = vectors[:num_basis]
     weights = (courses @ basis.T).reshape(num_units, num_channels, num_basis).transpose(0, 2, 1)
     kernels = linalg.solve_triangular(root, basis.T, lower=True, trans="T").T
-    pair_row, correlations = _correlate_pairs(weights, basis @ root.T, kernels)
+    courses = basis @ root.T
+    pair_row, correlations = _correlate_pairs(weights, courses, kernels)
     return TemplateBank(
         templates=templates.astype(np.float32),
         num_before=num_before,
         kernels=kernels.astype(np.float32),
+        courses=courses.astype(np.float32),
         bandwidth=_find_bandwidth(kernels, autocovariance),
         weights=np.ascontiguousarray(weights, dtype=np.float32),
         energy=(weights**2).sum(axis=(1, 2)).astype(np.float32),

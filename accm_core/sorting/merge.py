@@ -133,7 +133,7 @@ def merge_duplicates(
         expected = 2 * len(trains[0]) * len(trains[1]) * (window[1] - window[0]) / observed
         difference = bank.energy[smaller] * (1 - similarity[one, other] ** 2)
         if expected >= MIN_EXPECTED:
-            same = _count_pairs(trains[0], trains[1], window) <= MAX_SHARE * expected
+            same = count_pairs(trains[0], trains[1], window) <= MAX_SHARE * expected
         else:
             same = difference <= LOST_IN_NOISE**2
         if same:
@@ -150,7 +150,7 @@ def merge_duplicates(
     return matches, average
 
 
-def _count_pairs(first: np.ndarray, second: np.ndarray, window: tuple[int, int]) -> int:
+def count_pairs(first: np.ndarray, second: np.ndarray, window: tuple[int, int]) -> int:
     """Pairs of spikes, one of each train, further apart than the window's start and no more than its stop."""
     near, far = window
     total = 0

@@ -8,6 +8,7 @@ from accm_core.params import MatchParams, RunParams, to_samples
 from accm_core.signal.chunks import Block, map_blocks
 from accm_core.signal.preprocess import Preprocessor
 from accm_core.sorting.match import Matches, TemplateBank, match_templates
+from accm_core.sorting.moving import MovingBank
 from accm_core.sorting.templates import MAX_SPIKES, WaveformAverage, WaveformSums, Window, sum_waveforms
 from accm_core.types import Recording
 
@@ -31,6 +32,7 @@ def recover_spikes(
     *,
     whitened: bool,
     run: RunParams,
+    moving: MovingBank | None = None,
     on_block: Callable[[float], None] | None = None,
 ) -> tuple[Matches, WaveformAverage]:
     """Match the templates in the blocks.
@@ -44,6 +46,8 @@ def recover_spikes(
     whitened : bool
         Average whitened waveforms (noise units) if true, else band-passed ones (µV).
     run : RunParams
+    moving : MovingBank, optional
+        The same units, where their templates change over time.
     on_block : callable, optional
         Called with the share that is done.
 
@@ -62,9 +66,10 @@ def recover_spikes(
     def work(block: Block, raw: np.ndarray) -> tuple[Matches, WaveformSums]:
         filtered = preprocessor.filter(raw, block)
         traces = preprocessor.whiten(filtered)
-        found = match_templates(traces, bank, params, refractory=refractory)
+        local = bank if moving is None else moving.at(block.start)
+        found = match_templates(traces, local, params, refractory=refractory)
         inside = (found.sample_index >= margin) & (found.sample_index < len(traces) - margin)
-        clean = inside & (found.probability > MIN_PROBABILITY) & find_clean(found, bank)
+        clean = inside & (found.probability > MIN_PROBABILITY) & find_clean(found, local)
         rows = first_of_each(found.unit_index, clean, quota)
         sums = sum_waveforms(
             traces if whitened else filtered,

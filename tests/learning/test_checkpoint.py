@@ -15,7 +15,13 @@ from accm_core.learning.checkpoint import Model, read_model, save_model
 from accm_core.learning.encoder import EncoderConfig, SpikeEncoder
 from accm_core.learning.heads import Heads, HeadsConfig
 
-CARD = {"kind": "finetuned", "seed": 3, "training": {"session": "a.nwb"}, "sampling_frequency": 30000.0}
+CARD = {
+    "kind": "finetuned",
+    "seed": 3,
+    "training": {"session": "a.nwb"},
+    "sampling_frequency": 30000.0,
+    "num_before": 21,
+}
 
 
 def make_model(unit_names=("7", "b"), kind="binary", num_channels=4):
@@ -24,7 +30,8 @@ def make_model(unit_names=("7", "b"), kind="binary", num_channels=4):
         encoder = SpikeEncoder(EncoderConfig(num_channels, 60, 8), 2.5)
         heads = Heads(HeadsConfig(kind, encoder.config.num_features, unit_names)) if unit_names else None
     templates = torch.randn(len(unit_names), num_channels, 60) if unit_names else None
-    return Model(encoder, heads, CARD, templates)
+    units = [{"name": name, "channels": ["0", None], "peak_delay_ms": 0.1} for name in unit_names]
+    return Model(encoder, heads, CARD | {"units": units}, templates)
 
 
 def outputs(model):
@@ -56,8 +63,8 @@ def test_another_weight_is_another_hash():
     model, other = make_model(), make_model()
     with torch.no_grad():
         other.encoder.projection.bias[0] += 1
-    assert Model(other.encoder, other.heads, CARD, model.templates).sha256 != model.sha256
-    assert Model(model.encoder, model.heads, CARD | {"seed": 4}, model.templates).sha256 != model.sha256
+    assert Model(other.encoder, other.heads, model.card, model.templates).sha256 != model.sha256
+    assert Model(model.encoder, model.heads, model.card | {"seed": 4}, model.templates).sha256 != model.sha256
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
@@ -103,7 +110,10 @@ def header(card, **tensors):
     return struct.pack("<Q", len(text)) + text
 
 
-GOOD_CARD = {"format": 1, "architecture": {"num_channels": 4, "num_samples": 60, "num_dims": 8, "width": 32}}
+GOOD_CARD = CARD | {
+    "format": 1,
+    "architecture": {"num_channels": 4, "num_samples": 60, "num_dims": 8, "width": 32},
+}
 
 
 @pytest.mark.parametrize(
@@ -172,7 +182,7 @@ def rewrite(path, change_card=None, change_tensors=None):
         ({"unit_names": ["a", "a"]}, "each with a name of its own"),
         ({"unit_names": ["a", ""]}, "text of 1 to"),
         ({"unit_names": ["a", 3]}, "text of 1 to"),
-        ({"unit_names": ["a", "b", "c"]}, "calls for float32"),
+        ({"unit_names": ["a", "b", "c"]}, "describe the unit of each head"),
         ({"num_features": 7}, "take 7 features of 128"),
         ({"unit_names": 3}, "is no model"),
     ],
@@ -180,6 +190,43 @@ def rewrite(path, change_card=None, change_tensors=None):
 def test_heads_that_do_not_fit(tmp_path, heads, message):
     path = save_model(make_model(), tmp_path / "m.safetensors")
     rewrite(path, lambda card: card["heads"].update(heads))
+    with pytest.raises(ModelError, match=message):
+        read_model(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_before": 60}, "num_before = 60"),
+        ({"num_before": None}, "num_before = None"),
+        ({"sampling_frequency": 0}, "sampling_frequency = 0"),
+        ({"sampling_frequency": "fast"}, "sampling_frequency = 'fast'"),
+        ({"units": None}, "does not describe"),
+        ({"units": [{"name": "7"}]}, "does not describe"),
+        ({"units": ["7", "b"]}, "is no model"),
+        ({"units": [{"name": "7"}, {"name": "b"}]}, "channels"),
+    ],
+)
+def test_a_card_that_does_not_describe_the_model(tmp_path, change, message):
+    path = save_model(make_model(), tmp_path / "m.safetensors")
+    rewrite(path, lambda card: card.update(change))
+    with pytest.raises(ModelError, match=message):
+        read_model(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"channels": []}, "does not have 1 to 4 channels"),
+        ({"channels": ["0"] * 5}, "does not have 1 to 4 channels"),
+        ({"channels": [3]}, "named by text"),
+        ({"peak_delay_ms": 1e9}, "peak_delay_ms = 1000000000.0"),
+        ({"peak_delay_ms": float("nan")}, "peak_delay_ms = nan"),
+    ],
+)
+def test_a_unit_that_looks_nowhere(tmp_path, change, message):
+    path = save_model(make_model(), tmp_path / "m.safetensors")
+    rewrite(path, lambda card: card["units"][1].update(change))
     with pytest.raises(ModelError, match=message):
         read_model(path)
 

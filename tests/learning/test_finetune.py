@@ -86,6 +86,14 @@ def test_nothing_fires_between_the_spikes(session, model):
     assert (classify(recording, model, places[far]).max(axis=1) > 0.5).mean() < 0.02
 
 
+def test_samples_outside_of_the_segments_are_nobodys(session, model):
+    recording, truth = session
+    samples = np.array([-5, int(truth.sample_index[3]), recording.segments[-1].stop + 2])
+    probability = classify(recording, model, samples)
+    assert (probability[[0, 2]] == 0).all()
+    assert probability[1].max() > 0.5
+
+
 def test_both_heads_fire_where_two_fired_at_once(session, model):
     recording, truth = session
     template = truth.templates.mean
@@ -106,6 +114,7 @@ def test_both_heads_fire_where_two_fired_at_once(session, model):
     assert (np.take_along_axis(probability, pairs, axis=1) > 0.5).mean() > 0.7
 
 
+@pytest.mark.slow
 def test_labels_may_be_off_by_a_constant_of_each_unit(session):
     """Another sorter's times, say of threshold crossings."""
     recording, truth = session
@@ -159,6 +168,7 @@ def test_units_with_few_labels_are_left_out(session):
     assert model.card["left_out"] == {"rare": "4 labelled spikes; 10 are needed"}
 
 
+@pytest.mark.slow
 def test_softmax_heads_are_the_alternative(session):
     recording, truth = session
     params = SHORT.model_copy(update={"heads": SHORT.heads.model_copy(update={"kind": "softmax"})})

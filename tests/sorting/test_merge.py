@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from accm_core.params import MergeParams
 from accm_core.sorting.match import Matches, build_bank
-from accm_core.sorting.merge import _count_pairs, compare_templates, merge_clusters, merge_duplicates
+from accm_core.sorting.merge import compare_templates, count_pairs, merge_clusters, merge_duplicates
 from accm_core.sorting.templates import WaveformAverage
 from accm_core.types import Peaks, Snippets
 
@@ -207,4 +207,4 @@ TRAINS = st.lists(st.integers(0, 300), max_size=30).map(lambda t: np.array(sorte
 @given(first=TRAINS, second=TRAINS, near=st.integers(0, 20), far=st.integers(20, 80))
 def test_pairs_are_counted_as_by_two_loops(first, second, near, far):
     expected = sum(near < abs(int(a) - int(b)) <= far for a in first for b in second)
-    assert _count_pairs(first, second, (near, far)) == expected
+    assert count_pairs(first, second, (near, far)) == expected

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from accm_core.learning.checkpoint import Model
+from accm_core.learning.encoder import EncoderConfig, SpikeEncoder
 from accm_core.params import SignalParams, SorterParams
 from accm_core.signal.preprocess import fit_preprocessor
 from accm_core.sorting.match import Matches, build_bank
@@ -47,7 +49,7 @@ def make_matches(spikes, bank):
     )
 
 
-def make_shank(recording, group, spikes, is_unit=None, counts=None, peaks=(), embedding=None):
+def make_shank(recording, group, spikes, is_unit=None, counts=None, peaks=(), embedding=None, names=None):
     channels = np.flatnonzero(group == GROUPS)
     preprocessor = fit_preprocessor(
         [recording.traces[:FS]], channels, np.zeros((len(channels),) * 2), SignalParams(), FS
@@ -70,6 +72,7 @@ def make_shank(recording, group, spikes, is_unit=None, counts=None, peaks=(), em
         preprocessor=preprocessor,
         bank=bank,
         is_unit=np.ones(num_units, bool) if is_unit is None else np.array(is_unit),
+        names=("",) * num_units if names is None else names,
         matches=make_matches(spikes, bank),
         average=average,
         snippets=Snippets(
@@ -157,6 +160,28 @@ def test_units_without_spikes_are_left_out(recording):
     assert found.num_units == 1
     assert found.unit_index.tolist() == [0, 0]
     assert found.templates.mean.min() == pytest.approx(-60, rel=1e-4)
+
+
+def test_units_of_a_model_keep_their_names_and_new_ones_get_one(recording):
+    """The name of the unit that is left out is free; a new unit does not take a known one's name."""
+    first = make_shank(recording, 3, SHANK_3, [True, False, True], names=("cell A", "new-2", ""))
+    second = make_shank(recording, 7, SHANK_7, names=("new-0", ""))
+    assert build(recording, first, second).unit_names == ("cell A", "new-1", "new-0", "new-2")
+
+
+def test_units_without_a_model_are_called_by_their_ids(sorting):
+    assert sorting.unit_names == ("0", "1", "2", "3")
+    assert sorting.provenance["model"] is None
+
+
+def test_the_model_is_written_down(recording):
+    encoder = SpikeEncoder(EncoderConfig(4, 60, 8, width=4), 1.0)
+    model = Model(encoder, None, {"kind": "encoder", "name": "lab"})
+    shank = make_shank(recording, 3, SHANK_3)
+    found = build_sorting(recording, [shank], PARAMS, seed=3, device="cpu", model=model)
+    assert found.provenance["model"] == {"name": "lab", "kind": "encoder", "sha256": model.sha256}
+    asked = build_sorting(recording, [shank], PARAMS, seed=3, device="cpu", model=model, model_name="a.b")
+    assert asked.provenance["model"]["name"] == "a.b"
 
 
 def test_embedded_spikes_point_to_their_rows(recording):

@@ -1,0 +1,361 @@
+"""Whether two units are one neuron that moves: what they look like where, in time, they meet.
+
+Two neurons stay as far apart as they are whatever the tissue does. The pieces of one neuron are far apart on
+the whole, but where one ends and the other begins they are halves of one hump.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from accm_core.params import to_samples
+from accm_core.sorting.match import TemplateBank
+from accm_core.sorting.merge import REFRACTORY_MS, count_pairs
+from accm_core.sorting.moving import Means, average_bins, smooth_course
+
+MIN_SIMILARITY, JUMP = 0.85, 0.2
+"""Cosine of two templates, where they meet, from which on they are compared; and squared distance of a
+template from its last, as a share of its energy, that is too far for one neuron (a cosine of 0.9)."""
+MAX_SEPARATION = 4.0
+"""Standard deviations between two halves of one hump: 1.6 / 0.6 for a Gaussian, root 12 for a flat one."""
+MAX_RATIO, MAX_RATIO_ALONE = 0.6, 0.4
+"""Squared distance where they meet over that of their means, of one neuron; the second where few meet."""
+MIN_MEETINGS, MIN_NEAR = 8, 3
+"""Spikes (harmonic sum) in the same bins to judge by separation; and in neighbouring bins to judge at all."""
+MAX_SHARE, SLACK = 0.5, 3
+"""Pairs in the refractory time, of what chance gives, that one neuron has at most; and some by error."""
+MIN_OF_RUN, MAX_GAP, MIN_PIECE = 3, 3, 20
+"""Spikes of a stretch that counts, silent stretches within which a jump is seen, spikes of a piece."""
+
+
+@dataclass(frozen=True)
+class Spikes:
+    """Spikes without overlap, with their waveforms, and all spike trains.
+
+    Attributes
+    ----------
+    unit_index : ndarray of shape (n,), int64
+    bin_index : ndarray of shape (n,), int64
+        Short stretch of time that each lies in.
+    delay : ndarray of shape (n,), int64
+        Samples from the spike's own peak to that of the unit it has been given to.
+    waveforms : ndarray of shape (n, n_samples + 2 max_lag, n_channels), float32
+        Whitened over channels.
+    trains : tuple of ndarray of int64
+        All spikes of each unit, samples.
+    kept_samples : ndarray of shape (n,), int64
+        Where these spikes are.
+    num_bins, bins_per_stretch, max_lag : int
+    """
+
+    unit_index: np.ndarray
+    bin_index: np.ndarray
+    delay: np.ndarray
+    waveforms: np.ndarray
+    trains: tuple[np.ndarray, ...]
+    kept_samples: np.ndarray
+    num_bins: int
+    bins_per_stretch: int
+    max_lag: int
+
+    @property
+    def stretch(self) -> np.ndarray:
+        """Stretch that each spike lies in, (n,)."""
+        return self.bin_index // self.bins_per_stretch
+
+    @property
+    def num_stretches(self) -> int:
+        """Stretches in all."""
+        return -(-self.num_bins // self.bins_per_stretch)
+
+    def project(self, rows: np.ndarray, delay: np.ndarray, bank: TemplateBank) -> np.ndarray:
+        """Fit of the bank's kernels to each spike on each channel, (n, n_basis * n_channels), white noise."""
+        points = np.zeros((len(rows), len(bank.kernels), self.waveforms.shape[2]), dtype=np.float32)
+        for lag in np.unique(delay):
+            own = delay == lag
+            first = self.max_lag + lag
+            points[own] = bank.kernels @ self.waveforms[rows[own], first : first + bank.num_samples]
+        return points.reshape(len(rows), -1)
+
+    def project_unit(self, unit: int, bank: TemplateBank) -> np.ndarray:
+        """``project`` for all spikes of a unit."""
+        rows = np.flatnonzero(self.unit_index == unit)
+        return self.project(rows, self.delay[rows], bank)
+
+
+@dataclass(frozen=True)
+class _Course:
+    """One unit over time: its points, their means in bins and stretches, and its smoothed template."""
+
+    points: np.ndarray
+    bins: np.ndarray
+    in_bins: Means
+    in_stretches: Means
+    smooth: np.ndarray
+
+
+def link_units(
+    spikes: Spikes, bank: TemplateBank, max_lag: int, sampling_frequency: float
+) -> tuple[Spikes, np.ndarray]:
+    """Join units that are one moving neuron, the most alike first.
+
+    Parameters
+    ----------
+    spikes : Spikes
+    bank : TemplateBank
+        For its basis.
+    max_lag : int
+        Largest shift between two templates of one unit, samples.
+    sampling_frequency : float
+        Hz.
+
+    Returns
+    -------
+    spikes : Spikes
+        With the unit and the delay of each.
+    unit_of : ndarray of shape (n_units,), int64
+        The unit that each was given to: itself, where it stands alone.
+    """
+    num_units = len(spikes.trains)
+    unit_of = np.arange(num_units)
+    trains = list(spikes.trains)
+    products = _lag_products(bank, max_lag)
+    derive = bank.kernels @ np.gradient(bank.courses, axis=1).T
+    courses = {u: _make_course(spikes, u, bank) for u in np.unique(spikes.unit_index).tolist()}
+    meetings: dict[tuple[int, int], tuple[float, np.ndarray] | None] = {}
+    joined = True
+    while joined:
+        for one in courses:
+            for other in courses:
+                if one < other and (one, other) not in meetings:
+                    pair = _by_size(one, other, courses)
+                    meetings[one, other] = _meet(spikes, bank, *pair, courses, products, derive)
+        joined = False
+        same = [(met[0], pair, met[1]) for pair, met in meetings.items() if met is not None]
+        for _, pair, moved in sorted(same, key=lambda s: s[:2]):
+            larger, smaller = _by_size(*pair, courses)
+            if not _is_silent(trains[larger], trains[smaller], sampling_frequency):
+                continue
+            rows = spikes.unit_index == smaller
+            delay = spikes.delay.copy()
+            delay[rows] = moved
+            spikes = replace(spikes, unit_index=np.where(rows, larger, spikes.unit_index), delay=delay)
+            unit_of[unit_of == smaller] = larger
+            trains[larger] = np.sort(np.concatenate([trains[larger], trains[smaller]]))
+            del courses[smaller]
+            courses[larger] = _make_course(spikes, larger, bank)
+            meetings = {p: m for p, m in meetings.items() if not {larger, smaller} & set(p)}
+            joined = True
+            break
+    return spikes, unit_of
+
+
+def cut_jumps(spikes: Spikes, bank: TemplateBank) -> tuple[Spikes, np.ndarray]:
+    """Cut units whose template jumps from one stretch to the next: different neurons that take turns.
+
+    Returns
+    -------
+    spikes : Spikes
+        With more units; trains of those cut hold the spikes at hand alone.
+    source : ndarray of shape (n_units_after,), int64
+        The unit that each was.
+    """
+    unit_index, trains = spikes.unit_index.copy(), list(spikes.trains)
+    source = list(range(len(trains)))
+    stretch = spikes.stretch
+    for unit in range(len(spikes.trains)):
+        rows = np.flatnonzero(unit_index == unit)
+        piece_of = _find_pieces(
+            average_bins(spikes.project_unit(unit, bank), stretch[rows], spikes.num_stretches)
+        )
+        pieces = piece_of[stretch[rows]]
+        sizes = np.bincount(pieces, minlength=1)
+        if np.sum(sizes >= MIN_PIECE) < 2:
+            continue
+        for piece in np.flatnonzero(sizes):
+            if piece != sizes.argmax():
+                unit_index[rows[pieces == piece]] = len(source)
+                source.append(unit)
+                trains.append(spikes.kept_samples[rows[pieces == piece]])
+        trains[unit] = spikes.kept_samples[rows[pieces == sizes.argmax()]]
+    return replace(spikes, unit_index=unit_index, trains=tuple(trains)), np.array(source)
+
+
+def _find_pieces(means: Means) -> np.ndarray:
+    """Piece that each stretch belongs to: runs without a jump, those that look alike taken together."""
+    filled = np.flatnonzero(means.counts >= MIN_OF_RUN)
+    if len(filled) == 0:
+        return np.zeros(len(means.counts), dtype=np.int64)
+    piece = np.zeros(len(filled), dtype=np.int64)
+    for k in range(1, len(filled)):
+        pair = filled[k - 1 : k + 1]
+        jumps = pair[1] - pair[0] <= MAX_GAP and _is_jump(means.counts[pair], means.mean[pair], means.scatter)
+        piece[k] = piece[k - 1] + jumps
+    counts = means.counts[filled]
+    while True:
+        ids = np.unique(piece)
+        centers = np.array(
+            [np.average(means.mean[filled[piece == p]], axis=0, weights=counts[piece == p]) for p in ids]
+        )
+        apart = ((centers[:, None] - centers[None]) ** 2).sum(axis=-1)
+        energy = (centers**2).sum(axis=1)
+        unlike = apart / np.maximum(0.5 * (energy[:, None] + energy[None]), 1e-12)
+        np.fill_diagonal(unlike, np.inf)
+        first, second = np.unravel_index(unlike.argmin(), unlike.shape)
+        if unlike[first, second] >= JUMP:
+            break
+        piece[piece == ids[second]] = ids[first]
+    nearest = np.abs(np.arange(len(means.counts))[:, None] - filled[None]).argmin(axis=1)
+    return np.asarray(piece[nearest])
+
+
+def _is_jump(counts: np.ndarray, mean: np.ndarray, scatter: float) -> bool:
+    """Whether two means differ by more than similar templates do, and by more than their error."""
+    noise = (1 / counts).sum()
+    apart = ((mean[0] - mean[1]) ** 2).sum() - scatter * noise
+    energy = 0.5 * ((mean**2).sum() - scatter * noise)
+    error = np.sqrt(2 * mean.shape[1] * noise**2 + 4 * max(apart, 0.0) * noise)
+    return bool(apart - 2 * error > JUMP * energy)
+
+
+def _lag_products(bank: TemplateBank, max_lag: int) -> np.ndarray:
+    """Fit of each kernel to each course at each lag, (n_lags, n_basis, n_basis)."""
+    middle, num_basis = bank.num_samples - 1, len(bank.kernels)
+    products = np.empty((2 * max_lag + 1, num_basis, num_basis))
+    for r in range(num_basis):
+        for s in range(num_basis):
+            full = np.correlate(bank.courses[r], bank.kernels[s], mode="full")
+            products[:, r, s] = full[middle - max_lag : middle + max_lag + 1]
+    return products
+
+
+def _make_course(spikes: Spikes, unit: int, bank: TemplateBank) -> _Course:
+    rows = np.flatnonzero(spikes.unit_index == unit)
+    points = spikes.project_unit(unit, bank)
+    return _average_course(points, spikes.bin_index[rows], spikes)
+
+
+def _average_course(points: np.ndarray, bins: np.ndarray, spikes: Spikes) -> _Course:
+    in_bins = average_bins(points, bins, spikes.num_bins)
+    in_stretches = average_bins(points, bins // spikes.bins_per_stretch, spikes.num_stretches)
+    return _Course(points, bins, in_bins, in_stretches, smooth_course(in_stretches))
+
+
+def _by_size(one: int, other: int, courses: dict[int, _Course]) -> tuple[int, int]:
+    return (one, other) if len(courses[one].points) >= len(courses[other].points) else (other, one)
+
+
+def _meet(
+    spikes: Spikes,
+    bank: TemplateBank,
+    larger: int,
+    smaller: int,
+    courses: dict[int, _Course],
+    products: np.ndarray,
+    derive: np.ndarray,
+) -> tuple[float, np.ndarray] | None:
+    """Compare two units where they meet; None for two neurons.
+
+    Returns
+    -------
+    ratio : float
+        Squared distance where they meet over that of their means.
+    delay : ndarray of shape (n_spikes_of_smaller,), int64
+        At which the smaller unit's spikes fit the larger unit.
+    """
+    own, other = courses[larger], courses[smaller]
+    similarity, lag = _compare_courses(own, other, products)
+    if similarity < MIN_SIMILARITY:
+        return None
+    rows = np.flatnonzero(spikes.unit_index == smaller)
+    delay = np.clip(spikes.delay[rows] - lag, -spikes.max_lag, spikes.max_lag)
+    moved = _average_course(spikes.project(rows, delay, bank), other.bins, spikes)
+    ratio, num_near, separation, num_meetings = _measure(own, moved, derive, spikes.bins_per_stretch)
+    if num_meetings >= MIN_MEETINGS:
+        same = separation <= MAX_SEPARATION and ratio <= MAX_RATIO
+    else:
+        same = num_near >= MIN_NEAR and ratio <= MAX_RATIO_ALONE
+    return (ratio, delay) if same else None
+
+
+def _compare_courses(own: _Course, other: _Course, products: np.ndarray) -> tuple[float, int]:
+    """Cosine of two templates where both fire or nearly so, at their best lag, and that lag."""
+    num_basis = products.shape[1]
+    around = [np.convolve(c.in_stretches.counts, np.ones(3))[1:-1] for c in (own, other)]
+    both = np.flatnonzero((around[0] > 0) & (around[1] > 0))
+    if len(both) == 0:
+        return 0.0, 0
+    weight = 1 / (1 / around[0][both] + 1 / around[1][both])
+    first, second = (c.smooth[both].reshape(len(both), num_basis, -1) for c in (own, other))
+    joint = np.einsum("t,trc,tsc->rs", weight, first, second, optimize=True)
+    fits = np.einsum("lrs,rs->l", products, joint)
+    length = np.sqrt((first**2).sum(axis=(1, 2)) * (second**2).sum(axis=(1, 2)))
+    best = int(fits.argmax())
+    return float(fits[best] / max(weight @ length, 1e-12)), best - len(products) // 2
+
+
+def _measure(
+    own: _Course, other: _Course, derive: np.ndarray, bins_per_stretch: int
+) -> tuple[float, float, float, float]:
+    """How far apart two units are where they meet; what a shift in time could explain is left out.
+
+    Returns
+    -------
+    ratio : float
+        Squared distance in the same and neighbouring bins over that of the means of all their spikes.
+    num_near : float
+        Harmonic sum of the spikes that it rests on.
+    separation : float
+        Distance within bins along the difference of the smoothed templates, in standard deviations.
+    num_meetings : float
+        Harmonic sum of the spikes that it rests on.
+    """
+    num_bins = len(own.in_bins.counts)
+    stretch = np.arange(num_bins) // bins_per_stretch
+    middle = 0.5 * (own.smooth + other.smooth)
+    slope = np.einsum("rs,tsc->trc", derive, middle.reshape(len(middle), len(derive), -1))
+    slope = _unit_length(slope.reshape(middle.shape))
+    axis = _unit_length(_leave_out(own.smooth - other.smooth, slope))
+    means = [_leave_out(c.in_bins.mean, slope[stretch]) for c in (own, other)]
+    counts = [c.in_bins.counts for c in (own, other)]
+    total = num_near = 0.0
+    for step in (-1, 0, 1):
+        first = np.arange(max(0, -step), num_bins - max(0, step))
+        first = first[(counts[0][first] > 0) & (counts[1][first + step] > 0)]
+        noise = own.in_bins.scatter / counts[0][first] + other.in_bins.scatter / counts[1][first + step]
+        weight = 1 / (1 / counts[0][first] + 1 / counts[1][first + step])
+        apart = ((means[0][first] - means[1][first + step]) ** 2).sum(axis=1) - noise
+        total += weight @ apart
+        num_near += weight.sum()
+    overall = ((own.in_bins.overall - other.in_bins.overall) ** 2).sum()
+    ratio = total / max(num_near, 1e-12) / max(overall, 1e-12) if num_near > 0 else np.inf
+    along = [
+        average_bins((c.points * axis[stretch[c.bins]]).sum(axis=1, keepdims=True), c.bins, num_bins)
+        for c in (own, other)
+    ]
+    shared = np.flatnonzero((counts[0] > 0) & (counts[1] > 0))
+    if len(shared) == 0:
+        return float(ratio), float(num_near), np.inf, 0.0
+    weight = 1 / (1 / counts[0][shared] + 1 / counts[1][shared])
+    apart = weight @ (along[0].mean[shared, 0] - along[1].mean[shared, 0]) / weight.sum()
+    spread = np.sqrt(0.5 * (along[0].scatter + along[1].scatter))
+    return float(ratio), float(num_near), float(abs(apart) / spread), float(weight.sum())
+
+
+def _unit_length(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def _leave_out(vectors: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """Vectors without their part along a direction of unit length."""
+    return vectors - (vectors * direction).sum(axis=-1, keepdims=True) * direction
+
+
+def _is_silent(first: np.ndarray, second: np.ndarray, sampling_frequency: float) -> bool:
+    """Whether two trains keep out of each other's refractory time, given when each fires."""
+    near, far = to_samples(0.5, sampling_frequency), to_samples(REFRACTORY_MS, sampling_frequency)
+    seconds = [np.asarray(train // sampling_frequency, dtype=np.int64) for train in (first, second)]
+    length = 1 + max(int(s.max(initial=0)) for s in seconds)
+    rates = [np.bincount(s, minlength=length).astype(np.float64) for s in seconds]
+    expected = 2 * (rates[0] @ rates[1]) * (far - near) / sampling_frequency
+    return bool(count_pairs(first, second, (near, far)) <= MAX_SHARE * expected + SLACK)

@@ -1,0 +1,251 @@
+"""Units that move slowly are followed, their pieces joined; units that stay are left alone."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from accm_core.params import MatchParams, MergeParams, RunParams, SignalParams
+from accm_core.signal.chunks import Block, cut_blocks, read_padded
+from accm_core.signal.preprocess import Preprocessor, fit_preprocessor
+from accm_core.sorting.link import Spikes, cut_jumps, link_units
+from accm_core.sorting.match import TemplateBank, build_bank
+from accm_core.sorting.moving import MovingBank
+from accm_core.sorting.recover import recover_spikes
+from accm_core.sorting.track import follow_units
+from accm_core.types import ArrayRecording
+
+FS = 10_000
+NUM_BEFORE, NUM_SAMPLES = 10, 30
+DURATION_S = 60
+TIME = np.arange(-20, 40)[:, None]
+PLACES = np.array([0.0, 1.0, 2.0, 3.0])
+
+
+def shape(place, width=2.0, height=70.0):
+    """Largest on the channel nearest to ``place``, (60, 4), µV."""
+    course = np.exp(-0.5 * (TIME / width) ** 2) - 0.3 * np.exp(-0.5 * ((TIME - 9) / 5) ** 2)
+    return -height * course * np.exp(-0.5 * ((PLACES - place) / 1.2) ** 2)
+
+
+def zigzag(sample):
+    """From 0 to 1 and back, once in the recording."""
+    return 1 - np.abs(2 * sample / (DURATION_S * FS) - 1)
+
+
+@dataclass(frozen=True)
+class Session:
+    recording: ArrayRecording
+    preprocessor: Preprocessor
+    blocks: list[Block]
+    samples: np.ndarray
+    neuron: np.ndarray
+
+    def bank(self, shapes):
+        """Templates of some shapes, whitened."""
+        templates = []
+        for one in shapes:
+            clean = np.zeros((1000, 4), np.float32)
+            clean[480:540] = one
+            start = 500 - self.preprocessor.margin - NUM_BEFORE
+            white = self.preprocessor.whiten(self.preprocessor.filter(clean, self.blocks[0]))
+            templates.append(white[start : start + NUM_SAMPLES])
+        return build_bank(
+            np.array(templates), NUM_BEFORE, self.preprocessor.autocovariance, np.full(len(shapes), 0.1)
+        )
+
+    def follow(self, bank, num_workers=2):
+        return follow_units(
+            self.recording,
+            self.preprocessor,
+            self.blocks,
+            bank,
+            MatchParams(),
+            MergeParams(),
+            run=RunParams(num_workers=num_workers),
+        )
+
+
+def make_session(shapes_at, seed=0):
+    """Neurons in turn, ``shapes_at(neuron, sample)`` each time; None is silent."""
+    rng = np.random.default_rng(seed)
+    traces = rng.normal(0, 5, (DURATION_S * FS, 4))
+    samples = np.arange(300, len(traces) - 300, 300)
+    samples = samples + rng.integers(-60, 60, len(samples))
+    neuron = rng.integers(0, 2, len(samples))
+    fired = np.ones(len(samples), bool)
+    for row, (sample, which) in enumerate(zip(samples, neuron, strict=True)):
+        one = shapes_at(which, sample)
+        if one is None:
+            fired[row] = False
+        else:
+            traces[sample - 20 : sample + 40] += one
+    recording = ArrayRecording(traces=traces.astype(np.float32), sampling_frequency=FS)
+    blocks = cut_blocks(recording.segments, FS)
+    raw = [read_padded(recording, b.start - 200, b.stop + 200, b.segment) for b in blocks[::10]]
+    preprocessor = fit_preprocessor(raw, np.arange(4), np.zeros((4, 4)), SignalParams(), FS)
+    return Session(recording, preprocessor, blocks, samples[fired], neuron[fired])
+
+
+@pytest.fixture(scope="module")
+def drifting():
+    """Two neurons of different width that both move by a channel and back."""
+    return make_session(lambda which, sample: shape(which + 1.2 * zigzag(sample), (1.5, 3.5)[which]))
+
+
+@pytest.fixture(scope="module")
+def pieces(drifting):
+    """The first neuron where it begins and where it turns, the second in the middle."""
+    return drifting.bank([shape(0, 1.5), shape(1.2, 1.5), shape(1.6, 3.5)])
+
+
+@pytest.fixture(scope="module")
+def followed(drifting, pieces):
+    return drifting.follow(pieces)
+
+
+def test_pieces_of_a_moving_neuron_are_joined(followed):
+    assert isinstance(followed, MovingBank)
+    assert followed.weights.shape[:2] == (DURATION_S // 10, 2)
+
+
+def test_templates_follow_the_neuron(drifting, followed):
+    for sample in (5 * FS, 35 * FS, 55 * FS):
+        moved = zigzag(sample)
+        expected = drifting.bank([shape(1.2 * moved, 1.5), shape(1 + 1.2 * moved, 3.5)]).templates
+        found = followed.at(sample).templates
+        for truth in expected:
+            off = ((found - truth) ** 2).sum(axis=(1, 2)) / (truth**2).sum()
+            assert off.min() < 0.02
+
+
+def test_spikes_of_a_moving_neuron_are_one_unit_and_fit_better(drifting, pieces, followed):
+    def match(bank, moving):
+        matches, _ = recover_spikes(
+            drifting.recording,
+            drifting.preprocessor,
+            drifting.blocks,
+            bank,
+            MatchParams(),
+            whitened=True,
+            run=RunParams(),
+            moving=moving,
+        )
+        first = drifting.samples[drifting.neuron == 0]
+        near = first + np.arange(-2, 3)[:, None]
+        recalls = [
+            np.isin(near, matches.sample_index[matches.unit_index == unit]).any(axis=0).mean()
+            for unit in range(len(bank.energy))
+        ]
+        return max(recalls), np.median(matches.gain)
+
+    still, gain_still = match(pieces, None)
+    recall, gain = match(followed.mean, followed)
+    assert still < 0.8
+    assert recall > 0.97
+    assert gain > 1.03 * max(gain_still, match(followed.mean, None)[1])
+
+
+def test_followed_units_do_not_depend_on_the_threads(drifting, pieces, followed):
+    again = drifting.follow(pieces, num_workers=1)
+    np.testing.assert_array_equal(again.weights, followed.weights)
+    np.testing.assert_array_equal(again.mean.energy, followed.mean.energy)
+
+
+def test_units_that_stay_are_left_alone():
+    session = make_session(lambda which, sample: shape(which, (1.5, 3.5)[which]))
+    assert session.follow(session.bank([shape(0, 1.5), shape(1, 3.5)])) is None
+
+
+def test_no_units_and_no_spikes_give_nothing_to_follow(drifting, pieces):
+    assert drifting.follow(pieces.select(np.zeros(3, bool))) is None
+    unseen = drifting.bank([shape(0, 1.5, height=5000)])
+    assert drifting.follow(unseen) is None
+
+
+def test_neurons_that_take_turns_without_meeting_stay_apart():
+    def at(which, sample):
+        return shape(2 * which, 1.5 + which) if which == (sample > DURATION_S * FS / 2) else None
+
+    session = make_session(at)
+    assert session.follow(session.bank([shape(0, 1.5), shape(2, 2.5)])) is None
+
+
+NUM_BINS = 12
+
+
+def make_bank():
+    """One shape at some lags, which gives a basis that holds it at each of them."""
+    course = -8 * np.exp(-0.5 * ((np.arange(NUM_SAMPLES) - NUM_BEFORE) / 2.5) ** 2)
+    templates = np.stack([np.roll(course, lag) for lag in (0, -4, -2, 2, 4)])[:, :, None]
+    return build_bank(
+        templates.astype(np.float32), NUM_BEFORE, np.r_[1.0, np.zeros(NUM_SAMPLES)], np.full(5, 0.1)
+    )
+
+
+def make_spikes(bank: TemplateBank, sizes, units, trains, delay=0, seed=0):
+    """Spikes of the first template with the size of each (n_bins, n_units), ten a bin; 0 is silent."""
+    rng = np.random.default_rng(seed)
+    max_lag = 5
+    rows = [
+        (u, b, sizes[b][u]) for b in range(NUM_BINS) for u in range(units) if sizes[b][u] for _ in range(10)
+    ]
+    waveforms = rng.normal(0, 1, (len(rows), NUM_SAMPLES + 2 * max_lag, 1)).astype(np.float32)
+    for row, (unit, _, size) in enumerate(rows):
+        first = max_lag + delay * unit
+        waveforms[row, first : first + NUM_SAMPLES] += size * bank.templates[0]
+    return Spikes(
+        unit_index=np.array([r[0] for r in rows]),
+        bin_index=np.array([r[1] for r in rows]),
+        delay=np.zeros(len(rows), np.int64),
+        waveforms=waveforms,
+        trains=trains,
+        kept_samples=np.arange(len(rows)) * 1000,
+        num_bins=NUM_BINS,
+        bins_per_stretch=2,
+        max_lag=max_lag,
+    )
+
+
+APART = (np.arange(100) * 1000, np.arange(100) * 1000 + 500)
+TURNS = [(1.0 - 0.05 * b, 0) if b < 6 else (0, 1.0 - 0.05 * b) for b in range(NUM_BINS)]
+
+
+@pytest.mark.parametrize("delay", [0, 3, -3])
+def test_units_that_become_each_other_are_joined_at_their_lag(delay):
+    bank = make_bank()
+    linked, unit_of = link_units(make_spikes(bank, TURNS, 2, APART, delay), bank, 5, FS)
+    assert len(set(unit_of)) == 1
+    kept = unit_of[0]
+    assert set(linked.unit_index) == {kept}
+    other = linked.delay[linked.bin_index >= 6] - linked.delay[0]
+    assert (other == delay).all()
+
+
+def test_units_that_fire_together_at_different_sizes_stay_apart():
+    bank = make_bank()
+    spikes = make_spikes(bank, [(1.0, 0.7)] * NUM_BINS, 2, APART)
+    assert link_units(spikes, bank, 5, FS)[1].tolist() == [0, 1]
+
+
+def test_units_that_fire_into_each_others_refractory_time_stay_apart():
+    bank = make_bank()
+    near = (APART[0], APART[0] + 15)
+    assert link_units(make_spikes(bank, TURNS, 2, near), bank, 5, FS)[1].tolist() == [0, 1]
+
+
+def test_a_unit_that_jumps_is_cut_and_what_looks_alike_stays_together():
+    bank = make_bank()
+    sizes = [(1.0,) if b % 8 < 4 else (0.4,) for b in range(NUM_BINS)]
+    spikes, source = cut_jumps(make_spikes(bank, sizes, 1, APART[:1]), bank)
+    assert source.tolist() == [0, 0]
+    assert len(spikes.trains) == 2
+    large = np.isin(spikes.bin_index, [b for b in range(NUM_BINS) if sizes[b][0] == 1])
+    assert len(set(spikes.unit_index[large])) == len(set(spikes.unit_index[~large])) == 1
+    assert set(spikes.unit_index) == {0, 1}
+
+
+def test_a_unit_that_moves_slowly_is_not_cut():
+    bank = make_bank()
+    spikes = make_spikes(bank, [(1.0 - 0.06 * b,) for b in range(NUM_BINS)], 1, APART[:1])
+    assert cut_jumps(spikes, bank)[1].tolist() == [0]
