@@ -90,6 +90,7 @@ def _keep_clusters() -> Patches:
         patch.object(pipeline, "merge_clusters", merge),
         patch.object(pipeline, "_refine_templates", _leave),
         patch.object(pipeline, "_split_templates", _leave),
+        patch.object(pipeline, "_track_units", lambda *_, **__: None),
         patch.object(pipeline, "recover_spikes", recover),
     )
 
@@ -140,4 +141,5 @@ ABLATIONS = {
         "units are not taken apart after matching",
         make_patches=lambda: (patch.object(pipeline, "_split_templates", _leave),),
     ),
+    "accm-no-drift": Ablation("drift is neither corrected nor followed", {"motion": {"correct": "off"}}),
 }

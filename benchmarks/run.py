@@ -70,9 +70,8 @@ HOW = """- accuracy: TP / (TP + FP + FN), mean over the true units; spikes match
   accm compiles and keeps was compiled before.
 - CPU: seconds of all cores together per second recorded; hardly depends on what else the machine does.
 - peak MiB: of the process, or of the largest one it started.
-- First table: accuracy and recalls are means over the sets with units, speed and CPU are their geometric
-  means; units are summed, false and redundant ones over all sets. A sort that failed has found nothing; its
-  time is left out.
+- First table, over the sets with units: accuracy and recalls are means, speed and CPU geometric means, units
+  sums, memory the largest. A sort that failed has found nothing; its time is left out.
 - pca-kmeans: our detection and snippets, then PCA and k-means of scikit-learn. It is **given the true number
   of units**, which the others have to find, and makes one cluster more, for what is no unit.
 - Other sorters run at their defaults, without motion correction: nothing drifts in these sets.

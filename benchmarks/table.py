@@ -34,7 +34,7 @@ class Summary:
     well_detected, true_units : float
         Sums over the sets with units.
     too_many : float
-        False and redundant units, sum over all sets.
+        False and redundant units, sum over the sets with units.
     speed, cpu_share : float
         Times real time, and CPU time per recorded time; geometric means over the sets with units, NaN when
         all failed.
@@ -75,7 +75,7 @@ def summarise(rows: Sequence[dict], sorter: str) -> Summary:
             for key in ("accuracy", "overlap_recall", "isolated_recall")
         ),
         *(sum(means(key, with_units)) for key in ("well_detected", "true_units")),
-        too_many=sum(means("false_units", by_set)) + sum(means("redundant_units", by_set)),
+        too_many=sum(means("false_units", with_units)) + sum(means("redundant_units", with_units)),
         speed=geometric_mean("times_real_time"),
         cpu_share=geometric_mean("cpu_share"),
         peak_mib=max((row["peak_MiB"] for row in own if row["status"] == DONE), default=float("nan")),

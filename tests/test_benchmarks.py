@@ -59,11 +59,11 @@ ROWS = [
 
 
 def test_a_sorter_is_summed_up():
-    """Recordings of a set first, then sets; the set without units counts for false units alone."""
+    """Recordings of a set first, then sets; the set without units does not count."""
     summary = summarise(ROWS, "accm")
     assert summary.accuracy == pytest.approx((0.8 + 0.4) / 2)
     assert summary.speed == pytest.approx(4.0)  # geometric
-    assert (summary.well_detected, summary.true_units, summary.too_many) == (6, 8, 3)
+    assert (summary.well_detected, summary.true_units, summary.too_many) == (6, 8, 2)
     assert summary.peak_mib == 700
 
 
@@ -78,7 +78,7 @@ def test_a_failed_sort_found_nothing_and_took_no_time():
 def test_tables():
     lines = summary_lines(ROWS, ["accm", "lupin", "kilosort4", "spikesift"], missing=["kilosort4"])
     assert lines[2:] == [
-        "| accm | 60.0 | 6.0 of 8 | 3.0 | 70.0 | 90.0 | 4.0 | 0.50 | 700 |",
+        "| accm | 60.0 | 6.0 of 8 | 2.0 | 70.0 | 90.0 | 4.0 | 0.50 | 700 |",
         "| lupin | 30.0 | 3.0 of 8 | 1.0 | 35.0 | 45.0 | 4.0 | 0.50 | 500 |",
         "| kilosort4 | not installed | | | | | | | |",
     ]
