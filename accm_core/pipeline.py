@@ -60,6 +60,11 @@ class _Shank:
     report: Callable[[str], Callable[[float], None]]
     model: Model | None
 
+    @property
+    def gpu(self) -> str | None:
+        """Name of the GPU, if there is one; what else is numpy's goes to torch there."""
+        return str(self.device) if self.device.type == "cuda" else None
+
 
 def sort(
     recording: Recording,
@@ -82,8 +87,8 @@ def sort(
         Fine-tuned or pretrained: the encoder starts from its encoder instead of the shipped one, and units
         that its heads know keep their names. A model, the name of one in the registry, or a file.
     device : str
-        'auto' (the GPU when there is one), 'cpu' or 'cuda[:N]': where the encoder is trained and used and
-        templates are fitted; the rest uses the cores.
+        'auto' (the GPU when there is one), 'cpu' or 'cuda[:N]': where traces are filtered, the encoder
+        is trained and used and templates are fitted; the rest uses the cores.
     seed : int
         Of all that is random. Same input, parameters and seed give the same spikes on a CPU.
     on_progress : callable, optional
@@ -143,7 +148,9 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     params, recording = shank.params, shank.recording
     fs = recording.sampling_frequency
     blocks = cut_blocks(recording.segments, fs)
-    survey = survey_shank(recording, shank.channels, params, seed=shank.seed, report=shank.report)
+    survey = survey_shank(
+        recording, shank.channels, params, seed=shank.seed, report=shank.report, device=shank.gpu
+    )
     preprocessor, snippets, noise = survey.preprocessor, survey.snippets, survey.noise
     logger.info("%d peaks on %d channels", len(snippets), len(preprocessor.channels))
     if len(snippets) < MIN_SPIKES:
@@ -391,8 +398,7 @@ def _build_bank(
     if scale_std is None:
         scale_std = np.full(len(templates), params.scale_std)
     num_before = to_samples(params.ms_before, shank.recording.sampling_frequency)
-    device = str(shank.device) if shank.device.type == "cuda" else None
-    return build_bank(templates, num_before, preprocessor.autocovariance, scale_std, device)
+    return build_bank(templates, num_before, preprocessor.autocovariance, scale_std, shank.gpu)
 
 
 def silence_channels(templates: np.ndarray) -> np.ndarray:

@@ -19,11 +19,15 @@ MAX_SHARE_OF_RATE = 0.45
 
 @dataclass(frozen=True)
 class Bandpass:
-    """Band-pass from ``freq_min_hz`` to ``freq_max_hz``; what it needs on each side is ``margin`` samples."""
+    """Band-pass from ``freq_min_hz`` to ``freq_max_hz``; what it needs on each side is ``margin`` samples.
+
+    ``device`` is the GPU on which it is applied, as torch names it; None for this machine's cores.
+    """
 
     sampling_frequency: float
     freq_min_hz: float
     freq_max_hz: float
+    device: str | None = None
 
     @property
     def margin(self) -> int:
@@ -45,6 +49,8 @@ class Bandpass:
         """
         num_samples = len(traces)
         length = fft.next_fast_len(num_samples, real=True)
+        if self.device is not None:
+            return _apply_on_device(self, traces, length)
         channels = np.array(traces.T, order="C")
         # the mean would otherwise ring at the border where the transform wraps around
         channels -= channels.mean(axis=1, keepdims=True)
@@ -52,6 +58,17 @@ class Bandpass:
         spectrum *= _response(self, length)
         filtered = fft.irfft(spectrum, n=length, axis=1)[:, :num_samples]
         return np.ascontiguousarray(filtered.T)
+
+
+def _apply_on_device(bandpass: Bandpass, traces: np.ndarray, length: int) -> np.ndarray:
+    """The same on a GPU."""
+    import torch
+
+    channels = torch.as_tensor(traces, device=bandpass.device).T
+    spectrum = torch.fft.rfft(channels - channels.mean(dim=1, keepdim=True), n=length)
+    spectrum *= torch.as_tensor(_response(bandpass, length), device=bandpass.device)
+    filtered: np.ndarray = torch.fft.irfft(spectrum, n=length)[:, : len(traces)].T.contiguous().cpu().numpy()
+    return filtered
 
 
 @lru_cache(maxsize=16)
@@ -69,7 +86,7 @@ def _response(bandpass: Bandpass, length: int) -> np.ndarray:
     return (np.abs(response) ** 2).astype(np.float32)
 
 
-def make_bandpass(params: SignalParams, sampling_frequency: float) -> Bandpass:
+def make_bandpass(params: SignalParams, sampling_frequency: float, device: str | None = None) -> Bandpass:
     """Make the filter for a recording.
 
     Raises
@@ -83,4 +100,4 @@ def make_bandpass(params: SignalParams, sampling_frequency: float) -> Bandpass:
             f"signal.freq_min_hz is {params.freq_min_hz:g} Hz, but the upper edge is {freq_max_hz:g} Hz "
             f"at a sampling frequency of {sampling_frequency:g} Hz. Lower signal.freq_min_hz."
         )
-    return Bandpass(sampling_frequency, params.freq_min_hz, freq_max_hz)
+    return Bandpass(sampling_frequency, params.freq_min_hz, freq_max_hz, device)

@@ -111,13 +111,14 @@ def measure_preprocessor(
     distances: np.ndarray,
     params: SignalParams,
     motion: Motion | None = None,
+    device: str | None = None,
 ) -> Preprocessor:
     """Measure a shank's noise on some seconds spread over the recording; as ``fit_preprocessor``."""
     fs = recording.sampling_frequency
     margin = make_bandpass(params, fs).margin
     blocks = spread_blocks(cut_blocks(recording.segments, fs), NOISE_BLOCKS)
     raw = [read_padded(recording, b.start - margin, b.stop + margin, b.segment) for b in blocks]
-    return fit_preprocessor(raw, channels, distances, params, fs, motion, blocks)
+    return fit_preprocessor(raw, channels, distances, params, fs, motion, blocks, device)
 
 
 def fit_preprocessor(
@@ -128,6 +129,7 @@ def fit_preprocessor(
     sampling_frequency: float,
     motion: Motion | None = None,
     blocks: Sequence[Block] = (),
+    device: str | None = None,
 ) -> Preprocessor:
     """Measure a shank's noise on some blocks of raw traces.
 
@@ -146,13 +148,15 @@ def fit_preprocessor(
         Of the channels that are neither dead nor noisy; noise is then measured on corrected traces.
     blocks : sequence of Block
         Where the traces are from; needed with a motion alone.
+    device : str, optional
+        GPU on which to filter; None for this machine's cores.
 
     Raises
     ------
     RecordingError
         If every channel is constant.
     """
-    bandpass = make_bandpass(params, sampling_frequency)
+    bandpass = make_bandpass(params, sampling_frequency, device)
     filtered = [_filter(raw[:, channels], bandpass, use_median=False)[::STRIDE] for raw in raw_blocks]
     noise_levels = measure_noise(np.concatenate(filtered))
     is_good = find_good_channels(noise_levels) if params.detect_bad_channels else noise_levels > 0

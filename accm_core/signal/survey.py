@@ -47,6 +47,7 @@ def survey_shank(
     *,
     seed: int,
     report: Callable[[str], Callable[[float], None]],
+    device: str | None = None,
 ) -> Survey:
     """Measure the noise, detect peaks and cut snippets; again with the drift corrected, if there is any.
 
@@ -59,6 +60,8 @@ def survey_shank(
     seed : int
     report : callable
         Given 'noise', 'detect' and 'motion', returns what is called with the share of it that is done.
+    device : str, optional
+        GPU on which to filter; None for this machine's cores.
 
     Returns
     -------
@@ -66,7 +69,7 @@ def survey_shank(
     """
     blocks = spread_blocks(cut_blocks(recording.segments, recording.sampling_frequency), LEARN_BLOCKS)
     all_distances = channel_distances(recording.channel_locations[channels], recording.has_geometry)
-    preprocessor = measure_preprocessor(recording, channels, all_distances, params.signal)
+    preprocessor = measure_preprocessor(recording, channels, all_distances, params.signal, device=device)
     report("noise")(1.0)
     good = np.isin(channels, preprocessor.channels)
     distances = all_distances[np.ix_(good, good)]
@@ -95,7 +98,9 @@ def survey_shank(
         motion = estimate_motion(collected.depths, centers, locations)
         if motion is not None:
             logger.info("drift of %.0f µm", np.ptp(motion.displacement_um, axis=0).max())
-            preprocessor = measure_preprocessor(recording, channels, all_distances, params.signal, motion)
+            preprocessor = measure_preprocessor(
+                recording, channels, all_distances, params.signal, motion, device
+            )
             collected = walk(preprocessor, "motion")
     report("motion")(1.0)
     return Survey(preprocessor, neighborhoods, collected.snippets, collected.noise)

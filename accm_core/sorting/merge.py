@@ -18,6 +18,8 @@ MIN_EXPECTED, MAX_SHARE = 10, 0.2
 """Pairs in the refractory time that chance must give to make a test, and the share of them one neuron has."""
 LOST_IN_NOISE = 3.0
 """Difference of two templates, in noise levels, that spikes cannot show."""
+ALIKE, MIN_CHANNELS_TO_TELL = 0.98, 8
+"""Cosine of two templates, seen on so many channels, that no two neurons have: they would be at one place."""
 
 
 def merge_clusters(
@@ -117,7 +119,7 @@ def merge_duplicates(
     -----
     Two independent units fire into each other's refractory time as chance has it; the halves of one
     neuron do not. Where too few such pairs are expected to tell, only templates whose difference, apart
-    from their amplitudes, is lost in the noise are merged.
+    from their amplitudes, is lost in the noise are merged, and those nearly the same on many channels.
     """
     max_lag = to_samples(params.max_lag_ms, sampling_frequency)
     similarity, lag = compare_templates(bank, max_lag)
@@ -135,7 +137,9 @@ def merge_duplicates(
         if expected >= MIN_EXPECTED:
             same = count_pairs(trains[0], trains[1], window) <= MAX_SHARE * expected
         else:
-            same = difference <= LOST_IN_NOISE**2
+            channels = np.count_nonzero(bank.weights[larger].any(axis=0))
+            nearly = similarity[one, other] >= ALIKE and channels >= MIN_CHANNELS_TO_TELL
+            same = nearly or difference <= LOST_IN_NOISE**2
         if same:
             ratio = similarity[one, other] * np.sqrt(bank.energy[smaller] / bank.energy[larger])
             rows = matches.unit_index == smaller

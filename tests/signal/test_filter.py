@@ -1,5 +1,6 @@
 """The band-pass against SciPy's forward-backward filter, and block by block against the whole."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -108,3 +109,13 @@ def test_an_empty_band_is_refused():
         "signal.freq_min_hz is 700 Hz, but the upper edge is 675 Hz at a sampling frequency of 1500 Hz. "
         "Lower signal.freq_min_hz."
     )
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_filtering_on_a_device_is_that_of_scipy(device):
+    traces = white_noise(31_207)
+    traces[:, 1] += 300
+    filtered = replace(BANDPASS, device=device).apply(traces)
+    assert filtered.flags.c_contiguous
+    assert filtered.dtype == np.float32
+    np.testing.assert_allclose(filtered, BANDPASS.apply(traces), atol=1e-3)

@@ -181,6 +181,24 @@ def test_with_few_spikes_only_the_shape_counts(other, merged):
     assert (len(set(matches.unit_index.tolist())) == 1) is merged
 
 
+@pytest.mark.parametrize(("num_channels", "merged"), [(4, False), (10, True)])
+def test_with_few_spikes_many_channels_tell_that_nearly_the_same_is_one(num_channels, merged):
+    rng = np.random.default_rng(0)
+    trains = [refractory_train(rng, 40, 400), refractory_train(rng, 30, 400)]
+    one = 40 * np.outer(-np.exp(-0.5 * (TIME / 4.0) ** 2), np.linspace(1, 0.5, num_channels))
+    other = 40 * np.outer(-np.exp(-0.5 * (TIME / 4.5) ** 2), np.linspace(1, 0.4, num_channels))
+    bank = make_bank([one, other])
+    similarity, _ = compare_templates(bank, MAX_LAG)
+    assert 0.98 < similarity[0, 1] < 0.999
+    average = WaveformAverage(2, NUM_SAMPLES, num_channels)
+    average.counts += [40, 30]
+    observed = max(int(t.max()) for t in trains) + 1
+    matches, _ = merge_duplicates(
+        bank, make_matches(trains), average, MergeParams(), observed=observed, sampling_frequency=FS
+    )
+    assert (len(set(matches.unit_index.tolist())) == 1) is merged
+
+
 def test_the_smaller_goes_to_the_larger_wherever_it_stands():
     trains = halves(np.random.default_rng(0), share=0.2)
     matches, average = merge_trains([A, A], trains)
