@@ -139,7 +139,7 @@ def merge_duplicates(
         else:
             channels = np.count_nonzero(bank.weights[larger].any(axis=0))
             nearly = similarity[one, other] >= ALIKE and channels >= MIN_CHANNELS_TO_TELL
-            same = nearly or difference <= LOST_IN_NOISE**2
+            same = bool(nearly or difference <= LOST_IN_NOISE**2)
         if same:
             ratio = similarity[one, other] * np.sqrt(bank.energy[smaller] / bank.energy[larger])
             rows = matches.unit_index == smaller
