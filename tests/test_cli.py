@@ -331,8 +331,9 @@ def test_failures_have_a_code_a_message_and_leave_nothing(session, sorter, error
 
 
 SLOW_SORT = """
-import sys, time
+import signal, sys, time
 from types import ModuleType
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 def sort(recording, params=None, *, model=None, device="auto", seed=0, on_progress=None):
     on_progress("detect", 0.5)
     open({started!r}, "w").close()
