@@ -353,13 +353,20 @@ def test_templates_are_silent_where_they_do_not_stand_out():
 
 @pytest.mark.slow
 def test_drift_is_corrected():
-    """A probe on which the neurons move by half a pitch, up and down: whole units with it, fewer without."""
+    """A probe on which the neurons move by more than a pitch, up and down: more whole units with it."""
     session = make_session(
-        seed=3, duration_s=60, probe="poly32", num_channels=32, num_units=8, drift_um=20, drift_period_s=40
+        seed=3,
+        duration_s=60,
+        probe="poly32",
+        num_channels=32,
+        num_units=14,
+        rate_hz=15.0,
+        drift_um=40,
+        drift_period_s=60,
     )
     recording, truth = session
     mended = evaluate(trains_of(sort(recording, device="cpu")), truth.trains())
     left = sort(recording, validate_params({"motion": {"correct": "off"}}), device="cpu")
     broken = evaluate(trains_of(left), truth.trains())
-    assert mended.accuracy.mean() > 0.9, str(mended)
-    assert mended.accuracy.mean() > broken.accuracy.mean() + 0.1, f"{mended}\n{broken}"
+    assert mended.accuracy.mean() > 0.7, str(mended)
+    assert mended.accuracy.mean() > broken.accuracy.mean() + 0.2, f"{mended}\n{broken}"
