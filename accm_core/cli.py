@@ -166,10 +166,9 @@ def sort(
             _check_report(report_path)
 
         if model is not None:
-            from accm_core.learning.checkpoint import read_model
-            from accm_core.models import find_model
+            from accm_core.models import load_model
 
-            read_model(find_model(model))
+            load_model(model)  # what is wrong with it is told before the session is opened
 
         from accm_core.io.nwb_write import write_nwb
         from accm_core.pipeline import sort as sort_recording

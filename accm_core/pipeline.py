@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from accm_core.learning.adapt import adapt_encoder
+from accm_core.learning.adapt import MIN_SPIKES, adapt_encoder
 from accm_core.learning.checkpoint import Model
-from accm_core.learning.classify import PlacedHeads, check_channels, place_heads, trained_window
+from accm_core.learning.classify import PlacedHeads, check_channels, place_heads
 from accm_core.learning.device import find_device
 from accm_core.learning.encoder import SnippetWindow, SpikeEncoder, embed_snippets, fit_encoder
-from accm_core.learning.lessons import read_pretrained
-from accm_core.models import load_model
+from accm_core.models import PRETRAINED, load_model
 from accm_core.params import SorterParams, to_samples
 from accm_core.signal.chunks import cut_blocks, spread_blocks
 from accm_core.signal.motion import can_move
 from accm_core.signal.preprocess import Preprocessor
-from accm_core.signal.survey import survey_shank
+from accm_core.signal.survey import Survey, survey_shank
+from accm_core.sorting.cluster import cluster_neighborhoods
 from accm_core.sorting.identify import claim_peaks, cluster_rest, identify_units
 from accm_core.sorting.match import TemplateBank, build_bank
 from accm_core.sorting.merge import merge_clusters, merge_duplicates
@@ -40,8 +40,6 @@ REFINE_BLOCKS, REFINE_STEPS = 80, 4
 """Seconds, evenly spread, on which templates are refined, taken apart and refined again; all steps."""
 TRACK_BLOCKS = 900
 """Seconds, evenly spread, on which units are followed over time."""
-MIN_SPIKES = 100
-"""Fewer peaks than this on a shank teach an encoder nothing: no units are sought."""
 MIN_CHANNEL_VISIBILITY = 0.5
 """A template is set to zero on channels where it stays below this height (noise units)."""
 STAGES = ("noise", "detect", "motion", "learn", "cluster", "templates", "refine", "match")
@@ -116,6 +114,8 @@ def sort(
     """
     params = params or SorterParams()
     torch_device = find_device(device)
+    if model is None and params.learn.pretrained:
+        model = PRETRAINED
     loaded = model if isinstance(model, Model) or model is None else load_model(model)
     if loaded is not None:
         check_channels(loaded, recording.channel_ids)
@@ -138,8 +138,8 @@ def sort(
         params,
         seed=seed,
         device=str(torch_device),
-        model=read_pretrained() if loaded is None and params.learn.pretrained else loaded,
-        model_name="pretrained" if model is None else str(model) if isinstance(model, str | Path) else "",
+        model=loaded,
+        model_name=str(model) if isinstance(model, str | Path) else "",
     )
 
 
@@ -161,20 +161,7 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     encoder = _adapt_encoder(shank, snippets, noise)
     embedding = embed_snippets(encoder, snippets.waveforms, shank.device)
     placed = _place_heads(shank, preprocessor, snippets)
-    claimed = (
-        np.full(len(snippets), -1)
-        if placed is None
-        else claim_peaks(placed, snippets, params.heads, shank.device)
-    )
-    labels, neighborhood_of = cluster_rest(
-        claimed,
-        placed,
-        embedding,
-        snippets.peaks.channel_index,
-        survey.neighborhoods,
-        params.cluster,
-        seed=shank.seed,
-    )
+    labels, neighborhood_of = _cluster_snippets(shank, survey, embedding, placed)
     shank.report("cluster")(1.0)
     logger.info("%d clusters", len(neighborhood_of))
     if len(neighborhood_of) == 0:
@@ -222,14 +209,13 @@ def _sort_shank(shank: _Shank) -> ShankResult:
 
 
 def _adapt_encoder(shank: _Shank, snippets: Snippets, noise: np.ndarray) -> SpikeEncoder:
-    """From the pretrained encoder, or from random weights, to one for this shank."""
+    """From the model's encoder, or from random weights, to one for this shank."""
     params, fs = shank.params.learn, shank.recording.sampling_frequency
     start = None
-    if shank.model is not None or params.pretrained:
-        model = shank.model or read_pretrained()
+    if shank.model is not None:
         num_channels = snippets.waveforms.shape[2]
         window = _window_of(shank, snippets)
-        start = fit_encoder(model.encoder, trained_window(model), window, num_channels, params.num_dims)
+        start = fit_encoder(shank.model.encoder, shank.model.window, window, num_channels, params.num_dims)
     adaptation = adapt_encoder(
         start,
         snippets.waveforms,
@@ -260,6 +246,17 @@ def _place_heads(shank: _Shank, preprocessor: Preprocessor, snippets: Snippets) 
         return None
     ids = [shank.recording.channel_ids[k] for k in preprocessor.channels]
     return place_heads(shank.model, ids, _window_of(shank, snippets), shank.device)
+
+
+def _cluster_snippets(
+    shank: _Shank, survey: Survey, embedding: np.ndarray, placed: PlacedHeads | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Label of each snippet, and where each cluster was found; what heads claim is not clustered anew."""
+    channels, hoods, params = survey.snippets.peaks.channel_index, survey.neighborhoods, shank.params
+    if placed is None:
+        return cluster_neighborhoods(embedding, channels, hoods, params.cluster, seed=shank.seed)
+    claimed = claim_peaks(placed, survey.snippets, params.heads, shank.device)
+    return cluster_rest(claimed, placed, embedding, channels, hoods, params.cluster, seed=shank.seed)
 
 
 def _learn_templates(

@@ -13,12 +13,12 @@ from accm_core import __version__
 from accm_core.errors import ParamsError
 from accm_core.io.nwb_read import read_nwb
 from accm_core.io.remote import Address
+from accm_core.learning.adapt import MIN_SPIKES
 from accm_core.learning.checkpoint import Model
 from accm_core.learning.device import find_device
 from accm_core.learning.encoder import SnippetWindow
 from accm_core.learning.lessons import WINDOW, Lesson, pretrain_encoder
 from accm_core.params import SorterParams
-from accm_core.pipeline import MIN_SPIKES
 from accm_core.signal.survey import survey_shank
 from accm_core.simulate import simulate
 from accm_core.types import ProgressCallback, Recording

@@ -20,12 +20,10 @@ from sklearn.mixture import GaussianMixture
 from accm_core import read_nwb
 from accm_core.io.nwb_units import read_spike_trains
 from accm_core.learning.adapt import adapt_encoder
-from accm_core.learning.encoder import embed_snippets
+from accm_core.learning.encoder import SnippetWindow, embed_snippets, fit_encoder
+from accm_core.learning.lessons import read_pretrained
 from accm_core.params import SorterParams
-from accm_core.signal.chunks import cut_blocks
-from accm_core.signal.geometry import channel_distances, nearest_channels
-from accm_core.signal.peaks import collect_snippets
-from accm_core.signal.preprocess import measure_preprocessor
+from accm_core.signal.survey import survey_shank
 from accm_core.simulate import simulate
 from accm_core.simulation.nwb import truth_path, write_simulation
 from accm_core.sorting.cluster import cluster_neighborhoods
@@ -56,36 +54,31 @@ def compare(session: Path, truth: Path, seed: int) -> None:
     params = SorterParams()
     with read_nwb(session) as recording:
         fs = recording.sampling_frequency
-        blocks = cut_blocks(recording.segments, fs)
-        distances = channel_distances(recording.channel_locations, recording.has_geometry)
-        hoods = nearest_channels(distances, params.snippet.num_channels, params.snippet.radius_um)
-        preprocessor = measure_preprocessor(recording, np.arange(len(distances)), distances, params.signal)
-        collected = collect_snippets(
+        survey = survey_shank(
             recording,
-            preprocessor,
-            blocks,
-            distances,
-            hoods,
-            recording.channel_locations[:, 1],
-            detect=params.detect,
-            snippet=params.snippet,
-            max_spikes=params.learn.max_spikes,
+            np.arange(len(recording.channel_ids)),
+            params,
             seed=seed,
-            run=params.run,
+            report=lambda stage: lambda share: None,
         )
-        snippets, noise = collected.snippets, collected.noise
+        snippets, noise = survey.snippets, survey.noise
         times = recording.sample_to_time(snippets.peaks.sample_index)
     labels = label_peaks(times, load_trains(truth, fs))
-    adaptation = adapt_encoder(
-        None, snippets.waveforms, noise, params.learn, fs, device=torch.device("cpu"), seed=seed
-    )
-    features = {"contrastive, 8": embed_snippets(adaptation.encoder, snippets.waveforms, torch.device("cpu"))}
+    _, num_samples, num_channels = snippets.waveforms.shape
+    window, shipped = SnippetWindow(snippets.num_before, num_samples, fs), read_pretrained()
+    fitted = fit_encoder(shipped.encoder, shipped.window, window, num_channels, params.learn.num_dims)
+    device, features = torch.device("cpu"), {}
+    for name, start in {"shipped start, 8": fitted, "random start, 8": None}.items():
+        encoder = adapt_encoder(
+            start, snippets.waveforms, noise, params.learn, fs, device=device, seed=seed
+        ).encoder
+        features[name] = embed_snippets(encoder, snippets.waveforms, device)
     flat = snippets.waveforms.reshape(len(snippets), -1)
     for dims in PCA_DIMS:
         features[f"PCA, {dims}"] = PCA(dims, random_state=seed).fit_transform(flat).astype(np.float32)
     for name, points in features.items():
         found, _ = cluster_neighborhoods(
-            points, snippets.peaks.channel_index, hoods, params.cluster, seed=seed
+            points, snippets.peaks.channel_index, survey.neighborhoods, params.cluster, seed=seed
         )
         known = labels >= 0
         mixture = GaussianMixture(labels.max() + 1, n_init=3, random_state=seed).fit(points[known])

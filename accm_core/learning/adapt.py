@@ -14,6 +14,8 @@ from accm_core.learning.encoder import EncoderConfig, SpikeEncoder, one_thread, 
 from accm_core.learning.loss import nt_xent
 from accm_core.params import LearnParams
 
+MIN_SPIKES = 100
+"""Fewer peaks than this on a shank teach an encoder nothing."""
 GRADIENT_LIMIT = 1.0
 """Gradients longer than this are shortened; keeps the first steps stable."""
 WARM_UP_STEPS = 20

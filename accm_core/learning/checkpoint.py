@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from accm_core.errors import ModelError
-from accm_core.learning.encoder import EncoderConfig, SpikeEncoder
+from accm_core.learning.encoder import EncoderConfig, SnippetWindow, SpikeEncoder
 from accm_core.learning.heads import Heads, HeadsConfig
 
 FORMAT = 1
@@ -59,6 +59,12 @@ class Model:
         if not self.sha256:
             # a frozen dataclass fills in its defaults through object.__setattr__
             object.__setattr__(self, "sha256", hashlib.sha256(_to_bytes(self)).hexdigest())
+
+    @property
+    def window(self) -> SnippetWindow:
+        """Of the snippets that the encoder was trained on."""
+        num_before, rate = int(self.card["num_before"]), float(self.card["sampling_frequency"])
+        return SnippetWindow(num_before, self.encoder.config.num_samples, rate)
 
 
 def save_model(model: Model, file_path: str | Path) -> Path:

@@ -85,9 +85,8 @@ def place_heads(
     for k, unit in enumerate(used):
         names = units[unit]["channels"]
         slots[k, : len(names)] = [-1 if name is None else row[name] for name in names]
-    trained = trained_window(model)
-    encoder = fit_encoder(model.encoder, trained, window, width, model.encoder.config.num_dims)
-    templates = model.templates[used] @ torch.from_numpy(trained.resample_to(window))
+    encoder = fit_encoder(model.encoder, model.window, window, width, model.encoder.config.num_dims)
+    templates = model.templates[used] @ torch.from_numpy(model.window.resample_to(window))
     delays = np.array([units[k]["peak_delay_ms"] for k in used])
     return PlacedHeads(
         encoder.to(device),
@@ -118,14 +117,6 @@ def check_channels(model: Model, channel_ids: Sequence[str]) -> None:
             f"The model is for another probe: its heads look at channels such as {missing[0]!r}, which are "
             f"not among the {len(channel_ids)} of this recording. Fine-tune one on a session of this probe."
         )
-
-
-def trained_window(model: Model) -> SnippetWindow:
-    """Window of the snippets that a model's encoder was trained on."""
-    card = model.card
-    return SnippetWindow(
-        int(card["num_before"]), model.encoder.config.num_samples, float(card["sampling_frequency"])
-    )
 
 
 def classify_spikes(

@@ -8,7 +8,7 @@ import torch
 
 from accm_core import __version__
 from accm_core.errors import ModelError
-from accm_core.learning.adapt import GRADIENT_LIMIT, adapt_encoder
+from accm_core.learning.adapt import GRADIENT_LIMIT, MIN_SPIKES, adapt_encoder
 from accm_core.learning.checkpoint import Model
 from accm_core.learning.device import find_device
 from accm_core.learning.encoder import SnippetWindow, SpikeEncoder, fit_encoder, one_thread
@@ -21,15 +21,13 @@ from accm_core.learning.labelled import (
     read_stretches,
     template_window,
 )
-from accm_core.learning.lessons import WINDOW, read_pretrained
+from accm_core.learning.lessons import read_pretrained
 from accm_core.params import HeadsParams, SorterParams
 from accm_core.signal.survey import Survey, survey_shank
 from accm_core.types import ProgressCallback, Recording
 
 MIN_HEIGHT, MIN_HEIGHT_ERRORS = 2.0, 5.0
 """Least peak of a unit's mean waveform: noise levels, and standard errors of that mean."""
-MIN_PEAKS = 100
-"""Peaks that a shank with labelled units must have, as for sorting."""
 CALIBRATION_EXAMPLES = 20_000
 """Fresh ones on which the heads are calibrated."""
 STAGES = ("noise", "detect", "motion", "labels", "learn", "heads")
@@ -103,8 +101,9 @@ def finetune(
     window = SnippetWindow(snippets.num_before, snippets.waveforms.shape[1], fs)
     start, trained = None, window
     if params.learn.pretrained:
-        trained = WINDOW
-        start = fit_encoder(read_pretrained().encoder, WINDOW, window, num_slots, params.learn.num_dims)
+        pretrained = read_pretrained()
+        trained = pretrained.window
+        start = fit_encoder(pretrained.encoder, trained, window, num_slots, params.learn.num_dims)
     encoder = adapt_encoder(
         start, waveforms, noise, params.learn, fs, device=torch_device, seed=seed, on_step=report("learn")
     ).encoder
@@ -210,11 +209,11 @@ def _learn_shanks(
     shanks = []
     for number in np.unique(home):
         survey, own = surveys[number], np.flatnonzero(home == number)
-        if len(survey.snippets) < MIN_PEAKS or len(survey.noise) == 0:
+        if len(survey.snippets) < MIN_SPIKES or len(survey.noise) == 0:
             raise ModelError(
                 f"The shank of unit {list(trains)[own[0]]!r} has {len(survey.snippets)} peaks above "
                 f"{params.detect.threshold:g} noise levels and {len(survey.noise)} stretches of noise; "
-                f"{MIN_PEAKS} and 1 are needed. Lower detect.threshold."
+                f"{MIN_SPIKES} and 1 are needed. Lower detect.threshold."
             )
         stretches = read_stretches(
             recording, survey.preprocessor, params.run, template_window(recording.sampling_frequency)[1]

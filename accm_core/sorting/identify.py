@@ -73,7 +73,7 @@ def claim_peaks(
 
 def cluster_rest(
     claimed: np.ndarray,
-    placed: PlacedHeads | None,
+    placed: PlacedHeads,
     embedding: np.ndarray,
     channel_index: np.ndarray,
     neighborhoods: np.ndarray,
@@ -87,8 +87,7 @@ def cluster_rest(
     ----------
     claimed : ndarray of shape (n_spikes,), int64
         From `claim_peaks`.
-    placed : PlacedHeads or None
-        None when nothing is claimed.
+    placed : PlacedHeads
     embedding, channel_index, neighborhoods, params, seed
         As for `cluster_neighborhoods`.
 
@@ -97,15 +96,13 @@ def cluster_rest(
     labels, neighborhood_of
         As from `cluster_neighborhoods`; the heads' clusters come last.
     """
-    sizes = np.bincount(claimed[claimed >= 0], minlength=0 if placed is None else len(placed.used))
+    sizes = np.bincount(claimed[claimed >= 0], minlength=len(placed.used))
     heads = np.flatnonzero(sizes >= params.min_size)
     rest = ~np.isin(claimed, heads)
     labels = np.full(len(claimed), -1, dtype=np.int64)
     labels[rest], neighborhood_of = cluster_neighborhoods(
         embedding[rest], channel_index[rest], neighborhoods, params, seed=seed
     )
-    if placed is None:
-        return labels, neighborhood_of
     homes = neighborhood_of.tolist()
     for head in heads:
         rows = claimed == head
