@@ -1,0 +1,1 @@
+"""The BentoML service: sort, fine-tune, embed and stream from a container."""
