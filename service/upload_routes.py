@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from service.errors import ServiceError
-from service.uploads import Incoming, WrongOffset
+from service.uploads import Incoming, WrongOffsetError
 
 WRITE_BYTES = 1 << 20
 """Gathered before they are written."""
@@ -59,7 +59,7 @@ async def put_upload(request: Request) -> Response:
                 state = {"name": name, "bytes": incoming.received, "total": total, "complete": False}
                 return JSONResponse(state, status_code=202)
             sha256 = await run_in_threadpool(incoming.finish, wanted)
-    except WrongOffset as error:
+    except WrongOffsetError as error:
         return JSONResponse({"error": str(error), "bytes": error.have}, status_code=error.status)
     return JSONResponse({"name": name, "bytes": incoming.received, "sha256": sha256}, status_code=201)
 
