@@ -1,1 +1,13 @@
-"""The BentoML service: sort, fine-tune, embed and stream from a container."""
+"""The service: sort, fine-tune, embed, classify and stream over HTTP. ``bentoml serve service:SpikeSorter``."""
+
+from typing import Any
+
+__all__ = ["SpikeSorter"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "SpikeSorter":  # when it is served; a job's process needs no BentoML
+        from service.sorter import SpikeSorter
+
+        return SpikeSorter
+    raise AttributeError(f"module 'service' has no attribute {name!r}")
