@@ -56,7 +56,6 @@ class TestPaths:
             "ROOT/one/../secret.nwb",
             "ROOT/onetwo/a.nwb",
             "ROOT/uploads/up.nwb",
-            "~/a.nwb/../../secret.nwb",
         ],
     )
     def test_outside(self, folder, text):
@@ -165,7 +164,6 @@ class TestAddresses:
             "x",
             "http://jane:pass@example.org/a",
             "http://example.org@evil.example/a",
-            "http://@example.org/a",
             "https://example.org/a b",
             "https://example.org\\@evil.example/",
             "https://exämple.org/",
