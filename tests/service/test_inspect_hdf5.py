@@ -143,6 +143,17 @@ class TestOutside:
         refused(here / "c0.h5", "from one to the next more than 4 times", (here,))
         inspect_path(here / "c3.h5", (here,))
 
+    def test_by_the_name_that_hdf5_opens(self, here):
+        """A file that is reached by a symlink leads on from there, not from where it lies."""
+        for name in ("near", "far"):
+            (here / name).mkdir()
+        self.link(here, "raw.h5", "far/b.h5")
+        make(here / "far/raw.h5", fill)
+        (here / "near/b.h5").symlink_to(here / "far/b.h5")
+        inspect_path(self.link(here, "near/b.h5"), (here,))
+        (here / "near/raw.h5").symlink_to(here.parent / "out.h5")
+        refused(here / "a.h5", "is not in a folder", (here,))
+
     def test_patterns_of_names(self, here):
         def build(file):
             here, there = h5s.create_simple((1, 10), (h5s.UNLIMITED, 10)), h5s.create_simple((10,))
