@@ -70,8 +70,8 @@ class TestWhatIsFine:
     [
         (b"", r"a.h5 is empty \(0 bytes\)"),
         (b"<html>" * 1000, "a.h5 is not an HDF5 file"),
-        (b"\x89HDF\r\n\x1a\n", "a.h5 cannot be opened: |is cut short"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(range(256)) * 8, "a.h5 cannot be opened: "),
+        (b"\x89HDF\r\n\x1a\n", "a.h5 (cannot be opened: Unable|is cut short)"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(range(256)) * 8, "a.h5 cannot be opened: Unable"),
     ],
 )
 def test_no_hdf5(tmp_path, content, message):
@@ -85,6 +85,15 @@ def test_cut_short(tmp_path):
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size // 2)
     refused(path, "a.nwb is cut short: it ends at")
+
+
+def test_while_it_is_written(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        fill(file)
+        file.flush()
+        with pytest.raises(ServiceError, match="a.h5 is open in another program for writing"):
+            check_file(tmp_path / "a.h5", ())
+    check_file(tmp_path / "a.h5", ())
 
 
 class TestOutside:
