@@ -34,6 +34,9 @@ class Server:
         self.jobs = JobStore(settings.data / "jobs.sqlite")
         self.streams = Streams(settings.streams_folder, settings.max_streams, settings.device)
         self.dispatcher = Dispatcher(settings, self.jobs, self.uploads)
+
+    def start(self) -> None:
+        """Begin to run jobs."""
         self.dispatcher.start()
 
     def close(self) -> None:

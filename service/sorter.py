@@ -1,6 +1,9 @@
 """The BentoML service. What is typed is here; uploads, jobs, models, the stream and the page are in `app`."""
 
 import functools
+import os
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,12 +47,24 @@ def _answer_errors(method: Callable[..., Awaitable[Any]]) -> Callable[..., Await
     return call
 
 
+def _leave_with_parent(parent: int) -> None:
+    """End when BentoML's parent process is gone: a worker that stays would hold the port and the jobs."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
 def _refuse(status: int, message: str) -> Response:
     return JSONResponse({"error": message}, status_code=status)
 
 
 @bentoml.asgi_app(app, path="/")
-@bentoml.service(name="spike_sorter", workers=1, traffic={"timeout": TIMEOUT_S})
+@bentoml.service(
+    name="spike_sorter",
+    workers=1,  # jobs and online sessions have processes of their own
+    traffic={"timeout": TIMEOUT_S},
+    logging={"access": {"enabled": False}},  # the page asks every other second
+)
 class SpikeSorter:
     """Spike sorting by adaptive contrastive learning: sessions in, sorted NWB files, models and spikes out.
 
@@ -63,8 +78,10 @@ class SpikeSorter:
 
         settings = read_settings()
         self.server: Server = Server(settings)
+        self.server.start()
         self.inference = Inference(device=settings.device)
         app.state.server = self.server
+        threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
 
     @bentoml.on_shutdown
     def close(self) -> None:

@@ -71,19 +71,17 @@ async def _write_body(request: Request, incoming: Incoming, stop: int | None) ->
     stream = request.stream()
     try:
         while (part := await asyncio.wait_for(anext(stream, None), IDLE_S)) is not None:
+            if stop is not None and incoming.received + waiting + len(part) > stop:
+                raise ServiceError(400, f"The body goes beyond byte {stop - 1}, where its Content-Range ends.")
             parts.append(part)
             waiting += len(part)
-            if stop is not None and incoming.received + waiting > stop:
-                raise ServiceError(
-                    400, f"The body goes beyond byte {stop - 1}, where its Content-Range ends."
-                )
             if waiting >= WRITE_BYTES:
                 await run_in_threadpool(incoming.write, b"".join(parts))
                 parts, waiting = [], 0
     except TimeoutError as error:
+        kept = incoming.received + waiting
         raise ServiceError(
-            408,
-            f"Nothing arrived for {IDLE_S:g} s; {incoming.received + waiting} bytes are kept. Go on from there.",
+            408, f"Nothing arrived for {IDLE_S:g} s; {kept} bytes are kept. Go on from there."
         ) from error
     except ClientDisconnect as error:
         raise ServiceError(400, "The connection broke; what arrived is kept.") from error
