@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from accm_core.errors import AccmError
 from service.app import make_app
+from service.auth import protections
 from service.body_limit import BodyLimitMiddleware
 from service.errors import ServiceError
 from service.metrics import render_metrics
@@ -120,4 +121,6 @@ class SpikeSorter:
         return snippets
 
 
-SpikeSorter.add_asgi_middleware(BodyLimitMiddleware)
+_settings = read_settings()
+for protection in protections(_settings.api_key, is_loopback=not _settings.allow_no_key):
+    SpikeSorter.add_asgi_middleware(protection.cls, **protection.kwargs)
