@@ -46,8 +46,8 @@ LABEL org.opencontainers.image.title="accm" \
       org.opencontainers.image.description="Spike sorting by adaptive contrastive learning: the command and the service" \
       org.opencontainers.image.licenses="BSD-3-Clause"
 
-# Uploads, jobs, models and compiled code lie on the volume, everything else that is written in /tmp, so that the
-# root file system can be read-only. A session at an address is kept, while it is read, where TMPDIR says.
+# Uploads, jobs, models and numba's compiled code (20 s the first time) lie on the volume; what else is written is
+# small and in /tmp. So the root file system can be read-only, with a tmpfs there.
 ENV PATH=/opt/accm/bin:$PATH \
     ACCM_DATA=/data \
     BENTOML_DO_NOT_TRACK=True \
