@@ -1,7 +1,8 @@
-"""Sort a session over HTTP with Python alone, and check what comes back: is the service that runs there sound?
+"""Sort a session over HTTP, with Python alone, to see that the service that runs there is sound.
 
-    ACCM_API_KEY=... python3 deploy/check_service.py http://127.0.0.1:3000 session.nwb sorted.nwb
+Run as ``ACCM_API_KEY=... python3 deploy/check_service.py http://127.0.0.1:3000 session.nwb sorted.nwb``.
 """
+
 # ruff: noqa: T201  a command: what it prints is its result
 
 import argparse
@@ -36,7 +37,8 @@ class Service:
         """Send a request and return the open answer; ``body`` is a file, or something to be sent as JSON."""
         headers = {"Authorization": f"Bearer {self._key}"} if with_key else {}
         if isinstance(body, Path):
-            headers |= {"Content-Type": "application/octet-stream", "Content-Length": str(body.stat().st_size)}
+            headers["Content-Type"] = "application/octet-stream"
+            headers["Content-Length"] = str(body.stat().st_size)
             with body.open("rb") as file:
                 request = Request(self._address + path, file, headers, method=method)
                 return urlopen(request, timeout=ANSWER_WITHIN_S)
@@ -114,17 +116,17 @@ def download(service: Service, job: Any, result: Path) -> None:
 
 def check(service: Service, session: Path, result: Path, *, ready_within: float, done_within: float) -> Any:
     """Run all checks; returns what was found and how long it took."""
-    ready_s = wait_until_ready(service, ready_within)
+    found = {"ready_s": round(wait_until_ready(service, ready_within), 1)}
     check_that_key_is_asked_for(service)
     upload(service, session)
     started = time.monotonic()
     request = {"input": {"upload": session.name}, "seed": 1}
     job = follow(service, service.ask("POST", "/sort", request), done_within)
-    sort_s = time.monotonic() - started
+    found["sort_s"] = round(time.monotonic() - started, 1)
     if job["result"]["units"] < 1:
         raise CheckError(f"The sorted session has no units: {job['result']}")
     download(service, job, result)
-    return {"job": job["id"], "ready_s": round(ready_s, 1), "sort_s": round(sort_s, 1), "result": job["result"]}
+    return found | job["result"]
 
 
 def main() -> int:
