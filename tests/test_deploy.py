@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import yaml
-from bentoml._internal.bento.build_config import BentoBuildConfig
 
 from accm_core.cli_serve import serve
 from service.settings import Settings
@@ -174,8 +173,11 @@ def test_the_bento_needs_what_the_package_needs():
     assert {entry["name"]: entry["value"] for entry in bento["envs"]} == {"BENTOML_DO_NOT_TRACK": "True"}
 
 
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # BentoML's import of pathspec
 def test_bentoml_reads_the_bentofile():
     """It refuses keys and values that it does not know."""
+    from bentoml._internal.bento.build_config import BentoBuildConfig
+
     assert BentoBuildConfig.from_file(str(ROOT / "bentofile.yaml")).service == "service:SpikeSorter"
 
 
