@@ -24,7 +24,7 @@ shift 2
 session=$(sed -n "${SLURM_ARRAY_TASK_ID}p" "$list")
 [[ -n $session ]] || { echo "$list has no line $SLURM_ARRAY_TASK_ID; --array begins with 1." >&2; exit 2; }
 name=$(basename "$session")
-twice=$(awk -F/ -v name="$name" '$NF == name' "$list" | sort -u | wc -l)
+twice=$(awk -F/ -v name="$name" '$NF == name' "$list" | wc -l)
 ((twice == 1)) || { echo "$twice sessions in $list are called $name; their results would be one file." >&2; exit 2; }
 
 result=$out/${name%.nwb}_sorted.nwb
