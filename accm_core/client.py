@@ -46,10 +46,9 @@ DEFAULT_ADDRESS = "http://127.0.0.1:3000"
 FINISHED = ("done", "failed", "cancelled")
 """States of a job that do not change any more."""
 
-PART_BYTES = 64 << 20  # of an upload in one request: what a proxy may hold back or a checksum reads twice
 PIECE_BYTES = 1 << 20  # read from the disk at once
 RETRY_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # a minute: a server that starts again is waited for
-PASSING = (429, 502, 503, 504)  # answers that may be better a little later
+PASSING = (408, 429, 502, 503, 504)  # answers that may be better a little later
 CHECK_TIMEOUT_S = 600.0  # for what the server does before it answers: check a file, load a model
 SILENCE_S = 40.0  # without an event; the server says something every 15 s
 POLL_PAUSE_S = 1.0  # between two questions where events do not come through
@@ -184,7 +183,7 @@ class Client:
         on_progress: Callable[[int, int], None] | None = None,
         overwrite: bool = False,
     ) -> Upload:
-        """Bring a file to the server, from disk, in parts, with a checksum.
+        """Bring a file to the server, from disk; both sides take its checksum on the way.
 
         What is there already is not sent again: not a whole file of the same content, and not the beginning
         that an earlier attempt brought. A broken connection is taken up where it broke.
@@ -198,12 +197,19 @@ class Client:
             Called with the bytes sent so far and all bytes.
         overwrite : bool
             Replace an upload of that name.
+
+        Raises
+        ------
+        ServiceError
+            Also when the name is taken, or what arrived is not what was sent; that is removed.
+        OSError
+            When the file cannot be read, or changes on the way.
         """
         path = Path(path)
         called = name if name is not None else _upload_name(path)
         with _HashedFile(path) as source:
             there = self._find_upload(called)
-            if there is not None and there.get("complete", True):
+            if there is not None and there.get("complete"):
                 if there["bytes"] == source.size and there["sha256"] == source.sha256():
                     return there
                 if not overwrite:
@@ -213,7 +219,13 @@ class Client:
                     raise _taken_error(called, "of another length, unfinished")
                 self.remove_upload(called)
                 there = None
-            sent = self._send_file(called, source, there, overwrite=overwrite, on_progress=on_progress)
+            sent = self._send_file(called, source, there, overwrite, on_progress)
+            if sent["sha256"] != source.sha256():
+                self.remove_upload(called)
+                raise ServiceError(
+                    f"What arrived as {called!r} is not {path}: it began as another file, or the network "
+                    "changed it. It was removed; send the file again."
+                )
             source.check_unchanged()
         return sent
 
@@ -241,53 +253,46 @@ class Client:
         name: str,
         source: "_HashedFile",
         there: Upload | None,
-        *,
         overwrite: bool,
         on_progress: Callable[[int, int], None] | None,
     ) -> Upload:
-        """Send what is not there yet, part by part; after a failure, ask how much came through."""
-        patience = _Patience(self._pauses)
-        is_known = True
+        """Send what is not there yet; after a failure, ask how much came through and go on from there."""
+        patience, start = _Patience(self._pauses), _bytes_there(there)
+        is_again = False
         while True:
             try:
-                if not is_known:
+                if is_again:
                     there = self._find_upload(name)
                     if there is not None and there.get("complete") and there["sha256"] == source.sha256():
                         return there  # only the answer was lost
-                start = 0 if there is None or there.get("complete") else there["bytes"]
-                there = self._send_part(name, source, start, overwrite=overwrite, on_progress=on_progress)
+                    before, start = start, _bytes_there(there)
+                    if start > before:
+                        patience.reset()
+                return self._send_from(start, name, source, overwrite, on_progress)
             except (httpx.TransportError, ServiceError) as error:
-                if not _is_passing(error):
+                # a conflict the second time: the server has not noticed yet that the connection broke
+                is_conflict = isinstance(error, ServiceError) and error.status == 409
+                if not (_is_passing(error) or (is_conflict and is_again)):
                     raise
                 patience.pause(error)
-                is_known = False
-                continue
-            patience.reset()
-            is_known = True
-            if there.get("complete", True):
-                return there
+            is_again = True
 
-    def _send_part(
+    def _send_from(
         self,
+        start: int,
         name: str,
         source: "_HashedFile",
-        start: int,
-        *,
         overwrite: bool,
         on_progress: Callable[[int, int], None] | None,
     ) -> Upload:
-        stop = min(start + PART_BYTES, source.size)
-        query = {"overwrite": "true"} if overwrite else {}
-        if stop == source.size:
-            query["sha256"] = source.sha256()
-        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(stop - start)}
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(source.size - start)}
         if source.size:
-            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{source.size}"
+            headers["Content-Range"] = f"bytes {start}-{source.size - 1}/{source.size}"
         response = self._http.put(
             f"/uploads/{_quoted(name)}",
-            params=query,
+            params={"overwrite": "true"} if overwrite else {},
             headers=headers,
-            content=source.pieces(start, stop, on_progress),
+            content=source.pieces(start, on_progress),
             timeout=httpx.Timeout(self._timeout, read=CHECK_TIMEOUT_S),
         )
         _check(response)
@@ -377,6 +382,7 @@ class Client:
         recordings: int | None = None,
         params: Mapping[str, Any] | None = None,
         seed: int = 0,
+        overwrite: bool = False,
     ) -> Job:
         """Ask for an encoder trained without labels.
 
@@ -390,9 +396,11 @@ class Client:
             Simulated recordings to learn from; the server's default otherwise.
         params, seed
             As for `sort`.
+        overwrite : bool
+            Replace a model of that name.
         """
-        request: dict[str, Any] = {"inputs": [dict(one) for one in inputs], "name": name, "seed": seed}
-        request |= _given(recordings=recordings, params=params)
+        request = {"inputs": [dict(one) for one in inputs], "name": name, "seed": seed}
+        request |= {"overwrite": overwrite, **_given(recordings=recordings, params=params)}
         job: Job = self._json("POST", "/pretrain", json=request)
         return job
 
@@ -590,7 +598,7 @@ class Client:
                 f"/models/{_quoted(called)}",
                 params={"overwrite": "true"} if overwrite else {},
                 headers={"Content-Length": str(source.size)},
-                content=source.pieces(0, source.size, None),
+                content=source.pieces(0),
                 timeout=httpx.Timeout(self._timeout, read=CHECK_TIMEOUT_S),
             )
 
@@ -722,7 +730,14 @@ class Client:
     # ---- asking ----
 
     def _json(self, method: str, address: str, **options: Any) -> Any:
-        return self._ask(method, address, **options).json()
+        response = self._ask(method, address, **options)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise ServiceError(
+                f"{response.url} did not answer with JSON. Is {self.address} the address of an accm service?",
+                response.status_code,
+            ) from error
 
     def _ask(self, method: str, address: str, **options: Any) -> httpx.Response:
         try:
@@ -994,7 +1009,7 @@ def _closed_error(closed: ConnectionClosed, text: str) -> ServiceError:
 
 
 class _HashedFile:
-    """A file that is read in pieces, again where need be, and hashed once, from its beginning on."""
+    """A file that is read in pieces, again where need be, and hashed on the way, each byte once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -1010,25 +1025,30 @@ class _HashedFile:
     def __exit__(self, *error: object) -> None:
         self._file.close()
 
-    def sha256(self) -> str:
-        for piece in self.pieces(self._hashed, self.size, None):
-            self._hash.update(piece)
-        self._hashed = self.size
-        return self._hash.hexdigest()
-
     def pieces(
-        self, start: int, stop: int, on_progress: Callable[[int, int], None] | None
+        self, start: int, on_progress: Callable[[int, int], None] | None = None, *, stop: int | None = None
     ) -> Iterator[bytes]:
-        position = start
-        while position < stop:
+        """Give the file from ``start`` on."""
+        if start > self._hashed:  # the beginning is there already
+            for _ in self.pieces(self._hashed, stop=start):
+                pass
+        position, end = start, self.size if stop is None else stop
+        while position < end:
             self._file.seek(position)
-            piece = self._file.read(min(PIECE_BYTES, stop - position))
+            piece = self._file.read(min(PIECE_BYTES, end - position))
             if not piece:
                 raise _changed_error(self._path)
-            yield piece
+            self._hash.update(piece[max(0, self._hashed - position) :])
             position += len(piece)
+            self._hashed = max(self._hashed, position)
+            yield piece
             if on_progress is not None:
                 on_progress(position, self.size)
+
+    def sha256(self) -> str:
+        for _ in self.pieces(self._hashed):
+            pass
+        return self._hash.hexdigest()
 
     def check_unchanged(self) -> None:
         now = os.fstat(self._file.fileno())
@@ -1067,11 +1087,8 @@ class _Patience:
 
 
 def _is_passing(error: Exception) -> bool:
-    """Whether another attempt may do better; a conflict that says how much is there is one of these."""
-    if isinstance(error, ServiceError):
-        is_out_of_step = error.status == 409 and "bytes" in error.answer
-        return error.status is None or error.status in PASSING or is_out_of_step
-    return True
+    """Whether another attempt may do better."""
+    return not isinstance(error, ServiceError) or error.status is None or error.status in PASSING
 
 
 def _check(response: httpx.Response) -> None:
@@ -1121,6 +1138,11 @@ def _request(source: dict[str, str], **options: Any) -> dict[str, Any]:
 def _given(**options: Any) -> dict[str, Any]:
     """The options that are not None."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _bytes_there(upload: Upload | None) -> int:
+    """How much of a file has arrived; of one that is to be replaced, nothing."""
+    return 0 if upload is None or upload.get("complete") else upload["bytes"]
 
 
 def _upload_name(path: Path) -> str:

@@ -53,10 +53,12 @@ class FakeServer:
             "events": [],
             "result": [],
         }  # after how much to break
+        self.conflicts = 0  # answers of 409 to uploads, after the cuts
         self.busy = 0  # answers of 429 to come
         self.has_events = True
         self.go_on = threading.Event()  # jobs stay in their first stage until it is set
         self.go_on.set()
+        self.told = threading.Event()
         self.fails = ""
         self.streams: list[dict] = []
         self.stream_error = ""
@@ -99,6 +101,9 @@ class FakeServer:
                 return refuse(409, f"The name {name!r} is taken.")
             (self.folder / name).unlink()
             there = None
+        if self.conflicts and not self.cuts["upload"]:
+            self.conflicts -= 1
+            return refuse(409, f"The upload {name!r} is being written.")
         content_range = request.headers.get("Content-Range", "")
         wanted = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", content_range)
         have = there["bytes"] if there else 0
@@ -109,6 +114,7 @@ class FakeServer:
         self.totals[name] = total
         with (self.folder / name).open("ab") as file:
             async for piece in request.stream():
+                piece = piece if cut_after is None else piece[: cut_after - count]
                 count += len(piece)
                 file.write(piece)
                 if cut_after is not None and count >= cut_after:
@@ -132,14 +138,10 @@ class FakeServer:
         if body.get("seed", 0) < 0:
             detail = [{"loc": ["seed"], "msg": "must be 0 or more", "type": "greater_than_equal"}]
             return JSONResponse({"error": "The request is refused.", "detail": detail}, 400)
-        job = {
-            "id": f"job{len(self.jobs)}",
-            "kind": request.url.path[1:],
-            "state": "queued",
-            "stage": "",
-            "fraction": 0.0,
-        }
-        job |= {"error": None, "input": next(iter(body.get("input", {"": ""}).values())), "result": None}
+        job = {"id": f"job{len(self.jobs)}", "kind": request.url.path[1:], "state": "queued", "stage": None}
+        job |= {"fraction": 0.0, "error": None, "result": None}
+        job |= {"input": next(iter(body.get("input", {"": ""}).values()))}
+        job |= {name: body.get(name) for name in ("name", "model")}
         self.jobs[job["id"]] = job
         threading.Thread(target=self.run, args=(job,), daemon=True).start()
         return JSONResponse(job)
@@ -148,6 +150,8 @@ class FakeServer:
         for stage, fraction in STAGES:
             time.sleep(0.03)
             job |= {"state": "running", "stage": stage, "fraction": fraction}
+            self.told.clear()
+            self.told.wait(0.5)  # whoever follows sees each stage
             self.go_on.wait()
             if job["state"] == "cancelled":
                 return
@@ -168,6 +172,7 @@ class FakeServer:
                 return refuse(409, f"Job {job['id']} is {job['state']} already.")
             job["state"] = "cancelled"
             self.go_on.set()
+        self.told.set()
         return JSONResponse({**job, "log": ["started"], "request": {}})
 
     async def events(self, request: Request) -> Response:
@@ -183,6 +188,7 @@ class FakeServer:
                 while job == last:
                     await asyncio.sleep(0.005)
                 last = dict(job)
+                self.told.set()
                 yield f": still here\n\nevent: job\ndata: {json.dumps(last)}\n\n"
                 if last["state"] in FINISHED:
                     return
