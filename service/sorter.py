@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import bentoml
 from bentoml.validators import ContentType
@@ -15,17 +15,13 @@ from starlette.responses import JSONResponse, Response
 from accm_core.errors import AccmError
 from service.app import make_app
 from service.auth import protections
-from service.body_limit import BodyLimitMiddleware
 from service.errors import ServiceError
 from service.metrics import render_metrics
 from service.schemas import FinetuneRequest, Job, PretrainRequest, SortRequest
 from service.settings import read_settings
 
-if TYPE_CHECKING:
-    pass
-
 TIMEOUT_S = 3600.0
-"""Until the first byte of an answer, which an upload gets when all of it has arrived; resume it after that."""
+"""Until the first byte of an answer; an upload that takes longer is resumed."""
 NPY = ContentType("application/octet-stream")
 Npy = Annotated[bytes, NPY]
 """A ``.npy`` file."""
@@ -121,6 +117,8 @@ class SpikeSorter:
         return snippets
 
 
+_service: Any = SpikeSorter  # BentoML's decorator makes a service of the class
+app.state.typed_docs = lambda: _service.openapi_spec.asdict()
 _settings = read_settings()
 for protection in protections(_settings.api_key, is_loopback=not _settings.allow_no_key):
-    SpikeSorter.add_asgi_middleware(protection.cls, **protection.kwargs)
+    _service.add_asgi_middleware(protection.cls, **protection.kwargs)

@@ -53,7 +53,7 @@ async def put_upload(request: Request) -> Response:
             if last is not None and incoming.received != last + 1:
                 raise ServiceError(
                     400,
-                    f"The body ended at byte {incoming.received}, not at {last + 1} as its Content-Range says.",
+                    f"The body ended at byte {incoming.received}, not at {last + 1} as Content-Range says.",
                 )
             if total is not None and incoming.received < total:
                 state = {"name": name, "bytes": incoming.received, "total": total, "complete": False}
