@@ -4,10 +4,8 @@ Everything heavy is imported inside the command that needs it, so that ``accm --
 """
 
 import os
-import shutil
 import time
 from contextlib import ExitStack
-from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +15,7 @@ from typer.core import TyperCommand
 
 from accm_core import __version__
 from accm_core.cli_models import add_commands
+from accm_core.cli_serve import serve
 from accm_core.errors import NwbError
 from accm_core.options import (
     DeviceOption,
@@ -40,6 +39,7 @@ from accm_core.options import (
     open_session,
     parse_settings,
 )
+from accm_core.progress import SORT_SHARES
 from accm_core.summaries import (
     describe_recording,
     describe_sorting,
@@ -50,22 +50,8 @@ from accm_core.summaries import (
 from accm_core.terminal import terminal
 
 if TYPE_CHECKING:
-    from accm_core.io.nwb_tables import Source
     from accm_core.io.remote import Address
     from accm_core.types import Sorting
-
-SORT_SHARES = {  # of the time, for the progress bar; as measured on a minute of 32 channels
-    "noise": 0.10,
-    "detect": 0.13,
-    "motion": 0.02,
-    "learn": 0.35,
-    "cluster": 0.02,
-    "templates": 0.12,
-    "refine": 0.08,
-    "match": 0.13,
-    "write": 0.04,
-    "report": 0.01,
-}
 
 app = typer.Typer(
     name="accm",
@@ -170,28 +156,25 @@ def sort(
 
             load_model(model)  # what is wrong with it is told before the session is opened
 
-        from accm_core.io.nwb_write import write_nwb
-        from accm_core.pipeline import sort as sort_recording
+        from accm_core.session import sort_session
 
         started = time.perf_counter()
         with open_session(source, series, probe, format_name, format_option) as recording:
-            _check_units(recording, units)
-            _check_space(target.parent, 0 if link else recording.num_bytes)
             out.warn(recording.warnings)
             with out.progress(SORT_SHARES) as on_progress:
-                sorting = sort_recording(
-                    recording, checked, model=model, device=device, seed=seed, on_progress=on_progress
+                sorting = sort_session(
+                    recording,
+                    target,
+                    report=report_path,
+                    params=checked,
+                    model=model,
+                    device=device,
+                    seed=seed,
+                    units=units.value,
+                    link=link,
+                    overwrite=overwrite,
+                    on_progress=on_progress,
                 )
-                on_progress("write", 0.0)
-                write_nwb(sorting, recording, target, units=units.value, link=link, overwrite=overwrite)
-                on_progress("write", 1.0)
-                # what the file tells of the reading, the report tells as well
-                read = {"left_out": recording.left_out, "read_warnings": recording.warnings}
-                sorting = replace(sorting, provenance={**sorting.provenance, **read})
-                if report_path is not None:
-                    on_progress("report", 0.0)
-                    _make_report(sorting, report_path, recording.source_name)
-                    on_progress("report", 1.0)
         out.warn(
             warning for warning in describe_sorting(sorting)["warnings"] if warning not in recording.warnings
         )
@@ -360,32 +343,14 @@ def _check_target(source: "Path | Address | None", target: Path, *, overwrite: b
         )
 
 
-def _check_space(folder: Path, needed: int) -> None:
-    """Refuse a disk on which the copy of the session would not fit."""
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise NwbError(
-            f"The output needs about {needed / 1e9:.1f} GB but {folder} has {free / 1e9:.1f} GB free. "
-            "Make room, choose another folder with --output, or write a small file with --link."
-        )
-
-
 def _check_report(target: Path) -> None:
     from accm_core.report import check_report_path
 
     check_report_path(target)
 
 
-def _check_units(recording: "Source", units: Units) -> None:
-    """Refuse a session that has Units already, unless told what to do with them."""
-    if recording.has_units and units is Units.FAIL:
-        raise NwbError(
-            f"{recording.file_path} has a Units table already. Say --units replace to leave it out of the "
-            "output, or --units processing to keep it and put ours beside it."
-        )
-
-
 add_commands(app)
+app.command()(serve)
 
 
 def main() -> None:

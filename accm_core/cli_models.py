@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -25,20 +25,9 @@ from accm_core.options import (
     find_session,
     open_session,
 )
+from accm_core.progress import FINETUNE_SHARES, PRETRAIN_SHARES
 from accm_core.summaries import finetuned_text, model_text, models_text, pretrained_text
 from accm_core.terminal import terminal
-
-if TYPE_CHECKING:
-    from accm_core.models import ModelEntry
-
-FINETUNE_SHARES = {  # of the time, for the progress bar; as measured on three minutes of one wire
-    "noise": 0.01,
-    "detect": 0.04,
-    "motion": 0.01,
-    "labels": 0.04,
-    "learn": 0.15,
-    "heads": 0.75,
-}
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of a model.", show_default=False)]
 
@@ -51,7 +40,7 @@ def list_(as_json: JsonOption = False, verbose: VerboseOption = False) -> None:
     with terminal(as_json=as_json, verbose=verbose) as out:
         from accm_core.models import list_models, models_folder
 
-        result = {"folder": str(models_folder()), "models": [_describe(entry) for entry in list_models()]}
+        result = {"folder": str(models_folder()), "models": [entry.summary() for entry in list_models()]}
         out.finish(result, models_text(result))
 
 
@@ -151,11 +140,9 @@ def finetune(
         checked = load_params(params, setting or [])
         source, labels_path = find_session(session, format_name), find_file(str(labels))
 
-        from dataclasses import replace
-
         from accm_core.io.nwb_units import read_spike_trains
-        from accm_core.learning.finetune import finetune as train
-        from accm_core.models import prepare_place, store_model
+        from accm_core.models import prepare_place
+        from accm_core.session import finetune_session
 
         prepare_place(name, overwrite=overwrite)
         started = time.perf_counter()
@@ -163,10 +150,18 @@ def finetune(
         with open_session(source, series, probe, format_name, format_option) as recording:
             out.warn(recording.warnings)
             with out.progress(FINETUNE_SHARES) as on_progress:
-                model = train(recording, trains, checked, device=device, seed=seed, on_progress=on_progress)
-        names = {"name": name, "session": source.name, "labels": labels_path.name}
-        model = replace(model, card={**model.card, **names}, sha256="")
-        path = store_model(model, name, overwrite=overwrite)
+                model, path = finetune_session(
+                    recording,
+                    trains,
+                    name,
+                    session_name=source.name,
+                    labels_name=labels_path.name,
+                    params=checked,
+                    device=device,
+                    seed=seed,
+                    overwrite=overwrite,
+                    on_progress=on_progress,
+                )
         left_out = dict(model.card["left_out"])
         out.warn(f"unit {unit!r} is left out: {reason}." for unit, reason in left_out.items())
         result: dict[str, Any] = {
@@ -212,7 +207,7 @@ def pretrain(
 
         prepare_place(name, overwrite=overwrite)
         started = time.perf_counter()
-        with out.progress({"pretrain": 1.0}) as on_progress:
+        with out.progress(PRETRAIN_SHARES) as on_progress:
             model = train(
                 sources,
                 num_recordings=recordings,
@@ -237,15 +232,3 @@ def add_commands(app: typer.Typer) -> None:
     app.command(cls=ParamsCommand)(pretrain)
     app.command(cls=ParamsCommand)(finetune)
     app.add_typer(models, name="models")
-
-
-def _describe(entry: "ModelEntry") -> dict[str, Any]:
-    units = entry.card.get("units")
-    return {
-        "name": entry.name,
-        "kind": entry.card.get("kind"),
-        "units": None if units is None else len(units),
-        "bytes": entry.num_bytes,
-        "sha256": entry.sha256,
-        "problem": entry.problem,
-    }

@@ -21,11 +21,10 @@ from typing import Any
 import typer
 
 from accm_core.errors import AccmError
+from accm_core.progress import Tally
 
 FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 PLAIN_INTERVAL_S = 10.0  # between two progress lines of a stage where there is no terminal
-LEAST_FRACTION = 0.02  # of the work done, before which the time left is not guessed
-LEAST_ELAPSED_S = 2.0
 
 OnProgress = Callable[[str, float], None]
 
@@ -89,30 +88,6 @@ class Terminal:
             yield PlainProgress(shares)
 
 
-class Tally:
-    """How far the whole work is, from news of its stages.
-
-    A stage may stop and go on later, as when the shanks of a probe go through all stages one by one.
-    """
-
-    def __init__(self, shares: Mapping[str, float], clock: Callable[[], float] = time.monotonic) -> None:
-        self._shares = shares
-        self._clock = clock
-        self._started = clock()
-        self._fractions: dict[str, float] = {}
-
-    def update(self, stage: str, fraction: float) -> tuple[float, float, str]:
-        """Take news of a stage; give the share of all that is done, the seconds so far, and the time left."""
-        before = self._fractions.get(stage, 0.0)
-        self._fractions[stage] = max(before, min(fraction, 1.0))
-        done = sum(self._shares.get(name, 0.0) * value for name, value in self._fractions.items())
-        overall = done / sum(self._shares.values())
-        elapsed = self._clock() - self._started
-        is_known = overall >= LEAST_FRACTION and elapsed >= LEAST_ELAPSED_S
-        left = f"{format_seconds(elapsed * (1 - overall) / overall)} left" if is_known else ""
-        return overall, elapsed, left
-
-
 class PlainProgress:
     """Progress as lines: one when a stage first starts, and one every ten seconds."""
 
@@ -136,7 +111,7 @@ class PlainProgress:
                 return
             self._seen.add(stage)
             self._shown = elapsed
-            self._write(f"{overall:4.0%}  {stage}" + (f", {left}" if left else ""))
+            self._write(f"{overall:4.0%}  {stage}" + (f", {_time_left(left)}" if left is not None else ""))
 
 
 def _to_stderr(line: str) -> None:
@@ -164,9 +139,13 @@ def _bar(shares: Mapping[str, float]) -> Iterator[OnProgress]:
         def on_progress(stage: str, fraction: float) -> None:
             with lock:
                 overall, _, left = tally.update(stage, fraction)
-                progress.update(task, completed=overall, description=stage, left=left)
+                progress.update(task, completed=overall, description=stage, left=_time_left(left))
 
         yield on_progress
+
+
+def _time_left(seconds: float | None) -> str:
+    return "" if seconds is None else f"{format_seconds(seconds)} left"
 
 
 def format_seconds(seconds: float) -> str:

@@ -9,7 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 import h5py
 import pytest
@@ -17,9 +17,10 @@ from nwb_files import counts, make_file, make_sorting
 from typer.testing import CliRunner
 from web_server import serving
 
-from accm_core.cli import SORT_SHARES, app
+from accm_core.cli import app
 from accm_core.errors import RecordingError
-from accm_core.terminal import PlainProgress, Tally, format_seconds
+from accm_core.progress import SORT_SHARES, Tally
+from accm_core.terminal import PlainProgress, format_seconds
 
 runner = CliRunner()
 
@@ -42,9 +43,8 @@ def sorter(monkeypatch):
         sorting = make_sorting(recording, num_units=module.num_units)
         return replace(sorting, provenance={**sorting.provenance, "warnings": ["the stand-in warns"]})
 
-    module = ModuleType("accm_core.pipeline")
-    module.sort, module.calls, module.num_units, module.act = sort, [], 3, lambda: None
-    monkeypatch.setitem(sys.modules, "accm_core.pipeline", module)
+    module = SimpleNamespace(calls=[], num_units=3, act=lambda: None)
+    monkeypatch.setattr("accm_core.session.sort", sort)
     return module
 
 

@@ -1,0 +1,263 @@
+"""Files that were sent to the service: whole ones, and parts of some that will be gone on with."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from service.errors import ServiceError
+from service.jobs import to_text
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+SPARE_BYTES = 1 << 30
+"""Left free on the disk, for the results of jobs and the lists."""
+CHECK_EVERY_BYTES = 256 << 20
+"""Between two looks at the disk while a body of unknown length comes in."""
+BLOCK_BYTES = 1 << 20
+"""Read at once to work out a checksum."""
+
+
+class Uploads:
+    """The uploads of a data folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds whole files by their names, parts as ``.NAME.part``, and a ``.NAME.json`` beside each.
+    max_bytes : int
+        Of one upload.
+    quota : int, optional
+        Bytes of all that the data folder holds.
+    """
+
+    def __init__(self, folder: Path, *, max_bytes: int, quota: int | None) -> None:
+        self.folder = folder
+        self._max_bytes = max_bytes
+        self._quota = quota
+        self._busy: set[str] = set()
+        self._lock = threading.Lock()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def list(self) -> list[dict[str, Any]]:
+        """All uploads, whole or not, by name."""
+        names = {path.name for path in self.folder.iterdir() if NAME.fullmatch(path.name)}
+        names |= {path.name[1:-5] for path in self.folder.glob(".*.part")}
+        return [self.describe(name) for name in sorted(names)]
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """One upload: name, bytes so far, total, whether it is complete, checksum, time.
+
+        Raises
+        ------
+        ServiceError
+            404 if there is none of this name.
+        """
+        check_name(name)
+        whole, part = self.folder / name, self._part(name)
+        path = part if part.is_file() else whole  # a part replaces a whole file once it is whole
+        if not path.is_file():
+            raise ServiceError(404, f"There is no upload {name!r}. See GET /uploads.")
+        status, known = path.stat(), self._read_notes(name)
+        return {
+            "name": name,
+            "bytes": status.st_size,
+            "total": status.st_size if path == whole else known.get("total"),
+            "complete": path == whole,
+            "sha256": known.get("sha256") if path == whole else None,
+            "created": to_text(datetime.fromtimestamp(status.st_mtime, UTC)),
+        }
+
+    def find(self, name: str) -> Path:
+        """The file of a complete upload.
+
+        Raises
+        ------
+        ServiceError
+            404 if there is none, 409 if a part of it is missing.
+        """
+        if not self.describe(name)["complete"]:
+            raise ServiceError(409, f"The upload {name!r} is not complete. Send the rest of it first.")
+        return self.folder / name
+
+    def remove(self, name: str) -> dict[str, Any]:
+        """Remove an upload, whole or not; what it was."""
+        with self._claim(name):
+            known = self.describe(name)
+            self._forget(name)
+            (self.folder / name).unlink(missing_ok=True)
+            return known
+
+    def remove_old(self, before: float, *, needed: set[str]) -> None:
+        """Remove uploads last changed before a time (s since 1970) that no job needs."""
+        for path in self.folder.iterdir():
+            name = path.name if NAME.fullmatch(path.name) else path.name[1:].rpartition(".")[0]
+            if name not in needed and NAME.fullmatch(name) and path.stat().st_mtime < before:
+                path.unlink(missing_ok=True)
+
+    def used_bytes(self) -> int:
+        """Bytes of all files of the data folder."""
+        return sum(
+            (Path(folder) / name).lstat().st_size
+            for folder, _, names in os.walk(self.folder.parent)
+            for name in names
+        )
+
+    @contextmanager
+    def receive(self, name: str, first: int, total: int | None, *, overwrite: bool) -> Iterator["Incoming"]:
+        """Take a body, from byte ``first`` of ``total`` on; what has arrived stays, whatever happens.
+
+        Raises
+        ------
+        ServiceError
+            400 bad name, 409 taken, being written, or not the byte that is next, 413 too large, 507 no space.
+        """
+        check_name(name)
+        with self._claim(name):
+            if (self.folder / name).exists() and not overwrite:
+                raise ServiceError(
+                    409, f"There is an upload {name!r} already. Choose another name, or overwrite=true."
+                )
+            part = self._part(name)
+            have = part.stat().st_size if part.is_file() else 0
+            if first not in (0, have):
+                raise WrongOffsetError(name, first, have)
+            self.check_room(total or 0, total)
+            self._write_notes(name, {"total": total})
+            with part.open("r+b" if first else "wb") as file:
+                file.seek(first)
+                yield Incoming(self, name, file, first, total)
+
+    def check_room(self, more: int, total: int | None) -> None:
+        """Refuse what is too large, or does not fit on the disk or within the quota."""
+        if total is not None and total > self._max_bytes:
+            raise ServiceError(
+                413, f"The upload has {total} bytes; the limit is {self._max_bytes} (ACCM_MAX_UPLOAD)."
+            )
+        free = shutil.disk_usage(self.folder).free - SPARE_BYTES
+        if more > free:
+            raise ServiceError(
+                507, f"The upload needs {more} bytes; the server's disk has room for {max(free, 0)}."
+            )
+        if self._quota is not None and self.used_bytes() + more > self._quota:
+            raise ServiceError(
+                507, f"The upload needs {more} bytes; of the quota of {self._quota}, {self.used_bytes()} are used. "
+                "Remove uploads, or raise ACCM_QUOTA."
+            )  # fmt: skip
+
+    def _complete(self, name: str, sha256: str) -> None:
+        """A part is whole: give it its name."""
+        self._write_notes(name, {"sha256": sha256})
+        self._part(name).replace(self.folder / name)
+
+    def _forget(self, name: str) -> None:
+        self._part(name).unlink(missing_ok=True)
+        self._notes(name).unlink(missing_ok=True)
+
+    @contextmanager
+    def _claim(self, name: str) -> Iterator[None]:
+        """One writer for each name."""
+        with self._lock:
+            if name in self._busy:
+                raise ServiceError(409, f"The upload {name!r} is being written. Wait for its end.")
+            self._busy.add(name)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy.discard(name)
+
+    def _part(self, name: str) -> Path:
+        return self.folder / f".{name}.part"
+
+    def _notes(self, name: str) -> Path:
+        return self.folder / f".{name}.json"
+
+    def _read_notes(self, name: str) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self._notes(name).read_text()))
+        except (OSError, ValueError):
+            return {}
+
+    def _write_notes(self, name: str, values: dict[str, Any]) -> None:
+        self._notes(name).write_text(json.dumps({**self._read_notes(name), **values}))
+
+
+class WrongOffsetError(ServiceError):
+    """A part that does not begin where the last one ended."""
+
+    def __init__(self, name: str, first: int, have: int) -> None:
+        super().__init__(
+            409, f"Byte {first} of {name!r} is not the next: {have} have arrived. Go on from there."
+        )
+        self.have = have
+
+
+class Incoming:
+    """A body that is being written."""
+
+    def __init__(self, uploads: Uploads, name: str, file: IO[bytes], first: int, total: int | None) -> None:
+        self._uploads = uploads
+        self._name = name
+        self._file = file
+        self._total = total
+        self._hash = hashlib.sha256() if first == 0 else None
+        self._checked = first
+        self.received = first
+        """Bytes that have arrived, those of earlier parts included."""
+
+    def write(self, data: bytes) -> None:
+        """Write what arrived next."""
+        if self._total is not None and self.received + len(data) > self._total:
+            raise ServiceError(400, f"More than the {self._total} bytes that were announced arrived.")
+        if self._total is None and self.received + len(data) - self._checked > CHECK_EVERY_BYTES:
+            self._uploads.check_room(CHECK_EVERY_BYTES, self.received + len(data))
+            self._checked = self.received
+        self._file.write(data)
+        if self._hash is not None:
+            self._hash.update(data)
+        self.received += len(data)
+
+    def finish(self, wanted: str | None) -> str:
+        """All has arrived: check it, keep it; its SHA-256.
+
+        Raises
+        ------
+        ServiceError
+            400 if the checksum is another; the upload is removed then.
+        """
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        found = self._hash.hexdigest() if self._hash is not None else self._hash_file()
+        if wanted is not None and found != wanted.lower():
+            self._uploads._forget(self._name)
+            raise ServiceError(
+                400, f"The SHA-256 of what arrived is {found}, not {wanted}. Send the file again."
+            )
+        self._uploads._complete(self._name, found)
+        return found
+
+    def _hash_file(self) -> str:
+        with self._uploads._part(self._name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_name(name: str) -> None:
+    """Refuse what is no name of a file.
+
+    Raises
+    ------
+    ServiceError
+        400.
+    """
+    if not NAME.fullmatch(name):
+        raise ServiceError(
+            400, f"{name[:100]!r} is no name of an upload: letters, digits, '.', '_' and '-', at most 200, a letter "
+            "or digit first."
+        )  # fmt: skip
