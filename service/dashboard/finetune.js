@@ -33,11 +33,11 @@ export async function offerFinetune(job) {
 
 async function submit() {
   const sources = { input: session.value(), labels: labels.value() };
-  const name = byId("finetune-name").value, model = byId("finetune-model").value;
+  const name = byId("finetune-name").value;
   const given = Object.values(sources).flatMap((source) => source.files ?? []);
   const files = await prepareAll(given);
   if (files.length < given.length) return; // thought better of it
-  const body = { name, overwrite: byId("finetune-overwrite").checked, ...(sources.input.options ?? {}), ...(model ? { model } : {}) };
+  const body = { name, overwrite: byId("finetune-overwrite").checked, ...(sources.input.options ?? {}) };
   for (const [field, source] of Object.entries(sources)) {
     body[field] = source.input ?? { upload: files.find((entry) => entry.file === source.files[0]).name };
   }

@@ -2,7 +2,7 @@
 
 import { changed, part, Refused, request, Unreachable } from "./api.js";
 import { announce, byId, el, question, Rows, setText, tell } from "./dom.js";
-import { forgetBegun, isHdf5, sendFile, uploadName, wasBegun } from "./transfer.js";
+import { forgetBegun, isHdf5, nextByte, sendFile, uploadName, wasBegun } from "./transfer.js";
 import * as words from "./words.js";
 
 const orders = new Set();
@@ -29,9 +29,9 @@ export async function prepare(file) {
   }
   const there = await lookUp(name);
   if (!there) return { file, name, from: 0 };
-  if (!there.complete && there.total === file.size && wasBegun(name, file)) return { file, name, from: there.bytes };
+  if (!there.complete && there.total === file.size && wasBegun(name, file)) return { file, name, from: nextByte(there, file) };
   const answer = await question(...aboutTaken(name, there, file));
-  if (answer === "go on") return { file, name, from: there.complete ? file.size : there.bytes };
+  if (answer === "go on") return { file, name, from: nextByte(there, file) };
   if (answer !== "replace") return null;
   await request("DELETE", `uploads/${part(name)}`);
   return { file, name, from: 0 };
@@ -135,21 +135,25 @@ async function send(order, entry) {
     signal,
     onProgress({ sent, rate, waits }) {
       entry.from = sent;
-      Object.assign(order, { sent, rate, state: waits ? "is cut off" : "sends" });
+      Object.assign(order, { sent, rate, waits, state: "sends" });
       show();
     },
   });
 }
 
 async function cancel(order) {
-  const isSent = order.state === "sends" || order.state === "is cut off";
+  const isSent = order.state === "sends";
   order.stop.abort();
   orders.delete(order);
   show();
   announce(`${order.title}: no longer sent.`);
   if (!isSent) return;
   forgetBegun(order.entry.name);
-  await request("DELETE", `uploads/${part(order.entry.name)}`).catch(() => {}); // else it is in the list of uploads
+  for (let tries = 0; tries < 5; tries += 1) { // the server may take a while to see that we are gone
+    await new Promise((resolve) => { setTimeout(resolve, tries * 1000); });
+    const isBusy = await request("DELETE", `uploads/${part(order.entry.name)}`).then(() => false, (error) => error.status === 409);
+    if (!isBusy) return; // what is left in any case is in the list of uploaded files
+  }
 }
 
 function makeRow(order) {
@@ -174,7 +178,7 @@ function makeRow(order) {
       node.dataset.state = failed ? "failed" : "running";
       setText(line, describe(order));
       setText(share, file && order.state === "sends" ? words.percent(order.sent / file.size) : "");
-      setText(remaining, order.state === "sends" && order.rate ? words.left((file.size - order.sent) / order.rate) : "");
+      setText(remaining, order.rate && order.state === "sends" ? words.left((file.size - order.sent) / order.rate) : "");
       bar.hidden = failed;
       if (order.state === "asks") bar.removeAttribute("value");
       else bar.value = file ? order.sent / file.size : 0;
@@ -192,7 +196,7 @@ function describe(order) {
   if (order.state === "asks") return "Sent; asking for the job";
   if (order.state === "waits") return "Waiting for the file before it";
   const which = order.files.length > 1 ? `${order.entry.name} · ` : "";
-  if (order.state === "is cut off") return `${which}The server does not answer: goes on by itself`;
+  if (order.waits) return which + order.waits;
   const rate = order.rate ? ` · ${words.bytes(order.rate)}/s` : "";
   const total = order.entry.file.size;
   return `${order.sent < total ? "Sending" : "Checking"} · ${which}${words.bytes(order.sent)} of ${words.bytes(total)}${rate}`;

@@ -8,13 +8,12 @@ import { catchDrops, makePicker } from "./picker.js";
 const picker = makePicker(byId("sort-source"), { legend: "Session", several: true });
 export const allowSources = (server) => picker.allow(server);
 
-/** The models one may start from, in both forms. */
+/** The models to choose from. */
 export function offerModels(models) {
-  for (const id of ["sort-model", "finetune-model"]) {
-    const select = byId(id), before = select.value;
-    select.replaceChildren(el("option", { value: "", text: "Default" }), ...models.filter((model) => !model.problem).map((model) => el("option", { value: model.name, text: model.name })));
-    if ([...select.options].some((option) => option.value === before)) select.value = before;
-  }
+  const select = byId("sort-model"), before = select.value;
+  const names = models.filter((model) => !model.problem).map((model) => model.name);
+  select.replaceChildren(el("option", { value: "", text: "Default" }), ...names.map((name) => el("option", { value: name, text: name })));
+  if (names.includes(before)) select.value = before;
 }
 
 /** `GROUP.NAME = VALUE` lines as the nested object the server takes. */

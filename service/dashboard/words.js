@@ -69,11 +69,11 @@ export function clock(iso, now = new Date()) {
   return `${when.toLocaleDateString([], day)}, ${hour}`;
 }
 
-/** One line a value, groups indented. */
+/** One line a value, groups indented; what is not set is left out. */
 export function outline(group, indent = "") {
   const isGroup = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
   const plain = (value) => (typeof value === "string" ? value : JSON.stringify(value));
-  return Object.entries(group).map(([name, value]) => {
+  return Object.entries(group).filter(([, value]) => value !== null).map(([name, value]) => {
     if (isGroup(value)) return `${indent}${name}\n${outline(value, `${indent}    `)}`;
     if (Array.isArray(value) && value.some(isGroup)) {
       return `${indent}${name}\n${value.map((item, k) => `${indent}    ${k + 1}\n${outline(item, `${indent}        `)}`).join("\n")}`;
