@@ -16,6 +16,7 @@ from typer.core import TyperCommand
 from accm_core import __version__
 from accm_core.cli_client import add_client
 from accm_core.cli_models import add_commands
+from accm_core.cli_serve import serve
 from accm_core.errors import NwbError
 from accm_core.options import (
     DeviceOption,
@@ -351,6 +352,7 @@ def _check_report(target: Path) -> None:
 
 add_commands(app)
 add_client(app)
+app.command()(serve)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -29,9 +29,6 @@ from accm_core.progress import FINETUNE_SHARES, PRETRAIN_SHARES
 from accm_core.summaries import finetuned_text, model_text, models_text, pretrained_text
 from accm_core.terminal import terminal
 
-if TYPE_CHECKING:
-    from accm_core.models import ModelEntry
-
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of a model.", show_default=False)]
 
 models = typer.Typer(help="The models on this machine.", no_args_is_help=True)
@@ -43,7 +40,7 @@ def list_(as_json: JsonOption = False, verbose: VerboseOption = False) -> None:
     with terminal(as_json=as_json, verbose=verbose) as out:
         from accm_core.models import list_models, models_folder
 
-        result = {"folder": str(models_folder()), "models": [_describe(entry) for entry in list_models()]}
+        result = {"folder": str(models_folder()), "models": [entry.summary() for entry in list_models()]}
         out.finish(result, models_text(result))
 
 
@@ -235,15 +232,3 @@ def add_commands(app: typer.Typer) -> None:
     app.command(cls=ParamsCommand)(pretrain)
     app.command(cls=ParamsCommand)(finetune)
     app.add_typer(models, name="models")
-
-
-def _describe(entry: "ModelEntry") -> dict[str, Any]:
-    units = entry.card.get("units")
-    return {
-        "name": entry.name,
-        "kind": entry.card.get("kind"),
-        "units": None if units is None else len(units),
-        "bytes": entry.num_bytes,
-        "sha256": entry.sha256,
-        "problem": entry.problem,
-    }

@@ -44,6 +44,18 @@ class ModelEntry:
     card: Mapping[str, Any]
     problem: str
 
+    def summary(self) -> dict[str, Any]:
+        """What a list shows, as JSON holds it."""
+        units = self.card.get("units")
+        return {
+            "name": self.name,
+            "kind": self.card.get("kind"),
+            "units": None if units is None else len(units),
+            "bytes": self.num_bytes,
+            "sha256": self.sha256,
+            "problem": self.problem,
+        }
+
 
 def models_folder() -> Path:
     """``$ACCM_DATA/models`` where that is set, else a folder of the user's; it need not be there."""

@@ -39,16 +39,14 @@ class Cluster:
     """
 
     def __init__(self, settings: Settings, on_news: Callable[[dict[str, Any]], None]) -> None:
-        from distributed import Client, LocalCluster
+        from distributed import Client
 
         self._own: Any = None
         self._devices: list[str] | None = None
         self._device = settings.device
         if settings.scheduler is None:
             self._devices = list_devices(settings.device) * settings.jobs_per_device
-            self._own = LocalCluster(
-                n_workers=len(self._devices), threads_per_worker=1, processes=False, dashboard_address=None
-            )
+            self._own = _start_cluster(len(self._devices), settings)
         self._client = Client(self._own or settings.scheduler, timeout=CONNECT_S, set_as_default=False)
         if self._devices is not None:
             self._client.wait_for_workers(len(self._devices), timeout=START_S)
@@ -89,3 +87,21 @@ class Cluster:
                     part.close(timeout=5)
                 except Exception:
                     logger.exception("closing the cluster")
+
+
+def _start_cluster(num_workers: int, settings: Settings) -> Any:
+    """Workers as threads of this process; Dask's web pages are left out, nothing listens to the network."""
+    import dask
+    from distributed import LocalCluster
+
+    logging.getLogger("distributed").setLevel(logging.WARNING)
+    nothing: dict[str, Any] = {f"distributed.{part}.http.routes": [] for part in ("scheduler", "worker")}
+    with dask.config.set(nothing):
+        return LocalCluster(
+            n_workers=num_workers,
+            threads_per_worker=1,
+            processes=False,
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address="127.0.0.1:0",
+            local_directory=str(settings.data / ".dask"),
+        )

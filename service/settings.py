@@ -22,6 +22,8 @@ class Settings(BaseModel):
     """Folder of uploads, jobs, results and models; a folder of the user's where it is not set."""
     api_key: Annotated[str, Field(min_length=8, max_length=1000)] | None = None
     """Key that each request has to bring (``Authorization: Bearer``); none is asked for when it is not set."""
+    allow_no_key: bool = False
+    """Listen to other machines without a key."""
     input_roots: tuple[Path, ...] = ()
     """Folders of this machine whose NWB files may be sorted by path, separated as in PATH; none by default."""
     url_hosts: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from service.errors import ServiceError
-from service.uploads import Incoming, WrongOffset
+from service.uploads import Incoming, WrongOffsetError
 
 WRITE_BYTES = 1 << 20
 """Gathered before they are written."""
@@ -59,7 +59,7 @@ async def put_upload(request: Request) -> Response:
                 state = {"name": name, "bytes": incoming.received, "total": total, "complete": False}
                 return JSONResponse(state, status_code=202)
             sha256 = await run_in_threadpool(incoming.finish, wanted)
-    except WrongOffset as error:
+    except WrongOffsetError as error:
         return JSONResponse({"error": str(error), "bytes": error.have}, status_code=error.status)
     return JSONResponse({"name": name, "bytes": incoming.received, "sha256": sha256}, status_code=201)
 
@@ -71,19 +71,17 @@ async def _write_body(request: Request, incoming: Incoming, stop: int | None) ->
     stream = request.stream()
     try:
         while (part := await asyncio.wait_for(anext(stream, None), IDLE_S)) is not None:
+            if stop is not None and incoming.received + waiting + len(part) > stop:
+                raise ServiceError(400, f"The body goes beyond byte {stop - 1}, where its Content-Range ends.")
             parts.append(part)
             waiting += len(part)
-            if stop is not None and incoming.received + waiting > stop:
-                raise ServiceError(
-                    400, f"The body goes beyond byte {stop - 1}, where its Content-Range ends."
-                )
             if waiting >= WRITE_BYTES:
                 await run_in_threadpool(incoming.write, b"".join(parts))
                 parts, waiting = [], 0
     except TimeoutError as error:
+        kept = incoming.received + waiting
         raise ServiceError(
-            408,
-            f"Nothing arrived for {IDLE_S:g} s; {incoming.received + waiting} bytes are kept. Go on from there.",
+            408, f"Nothing arrived for {IDLE_S:g} s; {kept} bytes are kept. Go on from there."
         ) from error
     except ClientDisconnect as error:
         raise ServiceError(400, "The connection broke; what arrived is kept.") from error

@@ -127,7 +127,7 @@ class Uploads:
             part = self._part(name)
             have = part.stat().st_size if part.is_file() else 0
             if first not in (0, have):
-                raise WrongOffset(name, first, have)
+                raise WrongOffsetError(name, first, have)
             self.check_room(total or 0, total)
             self._write_notes(name, {"total": total})
             with part.open("r+b" if first else "wb") as file:
@@ -189,7 +189,7 @@ class Uploads:
         self._notes(name).write_text(json.dumps({**self._read_notes(name), **values}))
 
 
-class WrongOffset(ServiceError):
+class WrongOffsetError(ServiceError):
     """A part that does not begin where the last one ended."""
 
     def __init__(self, name: str, first: int, have: int) -> None:

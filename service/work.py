@@ -90,32 +90,25 @@ class Progress:
         self._tally = Tally(shares)
         self._lock = threading.Lock()
         self._stage = ""
-        self._changed = self._sent = time.monotonic()
-        self.seconds: dict[str, float] = defaultdict(float)
+        self._heard = self._sent = time.monotonic()
+        self._seconds: dict[str, float] = defaultdict(float)
 
     def __call__(self, stage: str, fraction: float) -> None:
         """Take news of a stage."""
         with self._lock:
             overall, _, left = self._tally.update(stage, fraction)
-            now = time.monotonic()
-            if stage == self._stage and now - self._sent < REPORT_EVERY_S:
-                return
-            self._switch(stage, now)
-            self._sent = now
-            self._news.send(
-                stage=stage, fraction=round(overall, 4), eta_s=None if left is None else round(left, 1)
-            )
+            now, is_new = time.monotonic(), stage != self._stage
+            # news come when a piece of work is done: the time before belongs to it, unless it only begins
+            self._seconds[stage if fraction > 0 or not self._stage else self._stage] += now - self._heard
+            self._stage, self._heard = stage, now
+            if is_new or now - self._sent >= REPORT_EVERY_S:
+                self._sent = now
+                eta_s = None if left is None else round(left, 1)
+                self._news.send(stage=stage, fraction=round(overall, 4), eta_s=eta_s)
 
-    def stop(self) -> dict[str, float]:
-        """Seconds of each stage, once all are done."""
-        with self._lock:
-            self._switch("", time.monotonic())
-        return {stage: round(seconds, 3) for stage, seconds in self.seconds.items() if stage}
-
-    def _switch(self, stage: str, now: float) -> None:
-        if stage != self._stage:
-            self.seconds[self._stage] += now - self._changed
-            self._stage, self._changed = stage, now
+    def seconds(self) -> dict[str, float]:
+        """What each stage took."""
+        return {stage: round(seconds, 3) for stage, seconds in self._seconds.items()}
 
 
 def main() -> None:
@@ -172,7 +165,7 @@ def _sort(task: Task, news: News) -> tuple[dict[str, Any], dict[str, float]]:
         "device": device,
         "elapsed_s": elapsed,
         "file": RESULT,
-    }, progress.stop()
+    }, progress.seconds()
 
 
 def _finetune(task: Task, news: News) -> tuple[dict[str, Any], dict[str, float]]:
@@ -211,7 +204,7 @@ def _finetune(task: Task, news: News) -> tuple[dict[str, Any], dict[str, float]]
         "elapsed_s": round(time.perf_counter() - started, 2),
         "file": path.name,
     }
-    return result, progress.stop()
+    return result, progress.seconds()
 
 
 def _pretrain(task: Task, news: News) -> tuple[dict[str, Any], dict[str, float]]:
@@ -237,7 +230,7 @@ def _pretrain(task: Task, news: News) -> tuple[dict[str, Any], dict[str, float]]
         "elapsed_s": round(time.perf_counter() - started, 2),
         "file": path.name,
     }
-    return result, progress.stop()
+    return result, progress.seconds()
 
 
 _KINDS: dict[str, Callable[[Task, News], tuple[dict[str, Any], dict[str, float]]]] = {
@@ -250,8 +243,7 @@ _KINDS: dict[str, Callable[[Task, News], tuple[dict[str, Any], dict[str, float]]
 def _open(ref: InputRef, task: Task) -> Any:
     """The file or address, checked again: links may have changed since it was asked for."""
     source = resolve_input(ref, task.limits)
-    if isinstance(source, Path):
-        check_file(source, () if ref.upload is not None else task.limits.input_roots)
+    check_file(source, task.limits.input_roots if ref.path is not None else ())
     return source
 
 

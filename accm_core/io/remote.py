@@ -6,12 +6,13 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import numpy as np
 import urllib3
 from urllib3.exceptions import HTTPError, IncompleteRead
+from urllib3.util import parse_url
 
 from accm_core import __version__
 from accm_core.errors import NwbError
@@ -25,14 +26,31 @@ ATTEMPTS, PAUSE_S = 5, 0.5
 """A request that fails is repeated, after a pause that doubles."""
 TIMEOUT = urllib3.Timeout(connect=15.0, read=60.0)
 _TRANSIENT = frozenset({429, 500, 502, 503, 504})
-_REDIRECTS = urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=10)
+_ONCE = urllib3.Retry(total=None, connect=0, read=0, status=0, other=0)
+_MAX_REDIRECTS, _MAX_REDIRECT_BYTES = 10, 1 << 16
+"""Followed from one address; of a redirect's body, up to which the connection is kept."""
+_USUAL_PORTS = {"http": 80, "https": 443}
+_MAX_DIGITS = 15
+"""Of a file's size in bytes."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a remote file is. As text without a query, which may hold a signature, and without a password."""
+    """Where a remote file is. As text without a query, which may hold a signature, and without a password.
+
+    Parameters
+    ----------
+    url : str
+    hosts : frozenset of str, optional
+        The only servers to be asked, also by redirects: names in lower case, with ``:PORT`` where it is not
+        the usual one. Any when None.
+    max_bytes : int, optional
+        A larger file is refused.
+    """
 
     url: str
+    hosts: frozenset[str] | None = None
+    max_bytes: int | None = None
 
     @property
     def name(self) -> str:
@@ -42,6 +60,28 @@ class Address:
     def __str__(self) -> str:
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+    def check_host(self, url: str) -> None:
+        """Refuse a url, this one or one that it redirects to, of a server that is not to be asked.
+
+        Raises
+        ------
+        NwbError
+        """
+        if self.hosts is None:
+            return
+        parts = parse_url(url)  # as the request itself understands it
+        usual = _USUAL_PORTS.get(parts.scheme or "")
+        names = {
+            f"{parts.host}:{parts.port or usual}",
+            *([parts.host] if parts.port in (None, usual) else []),
+        }
+        if usual is None or not names & self.hosts:
+            where = f"{parts.scheme}://{parts.netloc}"
+            raise NwbError(
+                f"{self} leads to {where[:200]}, which may not be asked; allowed are the hosts: "
+                f"{', '.join(sorted(self.hosts)) or 'none'}."
+            )
 
 
 class RemoteFile(io.RawIOBase):
@@ -59,7 +99,8 @@ class RemoteFile(io.RawIOBase):
     Raises
     ------
     NwbError
-        If it cannot be reached, is not there, is empty, or its server cannot send parts of a file.
+        If it cannot be reached, is not there, is empty or too large, or its server cannot send parts of a
+        file or may not be asked.
 
     Notes
     -----
@@ -156,13 +197,7 @@ class RemoteFile(io.RawIOBase):
         ) from failure
 
     def _try_download(self, start: int, stop: int, *, is_last: bool) -> bytes:
-        response = self._pool.request(
-            "GET",
-            self.address.url,
-            headers={"Range": f"bytes={start}-{stop - 1}"},
-            preload_content=False,
-            retries=_REDIRECTS,
-        )
+        response = self._request(f"bytes={start}-{stop - 1}")
         try:
             if response.status in _TRANSIENT and not is_last:
                 raise HTTPError(f"the server answers {response.status}")
@@ -174,6 +209,34 @@ class RemoteFile(io.RawIOBase):
             return data
         finally:
             response.close()
+
+    def _request(self, byte_range: str) -> urllib3.BaseHTTPResponse:
+        """Ask for a part of the file, wherever it is."""
+        url = self.address.url
+        for _ in range(_MAX_REDIRECTS + 1):
+            self.address.check_host(url)
+            response = self._pool.request(
+                "GET",
+                url,
+                headers={**self._pool.headers, "Range": byte_range},
+                preload_content=False,
+                decode_content=False,  # it was not asked for
+                redirect=False,
+                retries=_ONCE,
+            )
+            location = response.get_redirect_location()
+            if not location:
+                return response
+            remaining = response.length_remaining
+            if remaining is not None and remaining <= _MAX_REDIRECT_BYTES:
+                response.drain_conn()
+            else:
+                response.close()
+            try:
+                url = urljoin(url, location)
+            except ValueError as error:
+                raise NwbError(f"{self.address} redirects to what is no address. Check it.") from error
+        raise NwbError(f"{self.address} redirects more than {_MAX_REDIRECTS} times. Check the address.")
 
     def _check(self, response: urllib3.BaseHTTPResponse) -> None:
         """Refuse an answer that is not the part of the file that was asked for."""
@@ -192,7 +255,7 @@ class RemoteFile(io.RawIOBase):
                 "read without a password; a signed address may have expired."
             )
         size = response.headers.get("Content-Range", "").rpartition("/")[2]
-        if not size.isdecimal():
+        if not size.isdecimal() or len(size) > _MAX_DIGITS:
             raise NwbError(
                 f"The server of {self.address} does not tell the size of the file. Download it and give its "
                 "path."
@@ -200,6 +263,11 @@ class RemoteFile(io.RawIOBase):
         etag = response.headers.get("ETag")
         if self.size == 0:
             self.size, self._etag = int(size), etag
+            most = self.address.max_bytes
+            if most is not None and self.size > most:
+                raise NwbError(
+                    f"{self.address} has {self.size} bytes; files of at most {most} bytes are read here."
+                )
         elif (self.size, self._etag) != (int(size), etag):
             raise NwbError(f"{self.address} was changed while it was read. Run the command again.")
 

@@ -40,6 +40,18 @@ def noise(num_blocks: float) -> bytes:
     return np.random.default_rng(0).bytes(int(num_blocks * BLOCK_BYTES))
 
 
+def redirect_to(location):
+    """An answer to whatever is asked for at /start."""
+
+    def answer(handler):
+        if not handler.path.startswith("/start"):
+            return False
+        handler.reply(302, b"moved", headers={"Location": location})
+        return True
+
+    return answer
+
+
 class TestReading:
     def test_the_same_as_from_the_disk_and_downloaded_once(self, server, long_session):
         server.files["long.nwb"] = long_session.read_bytes()
@@ -84,16 +96,17 @@ class TestReading:
             assert file.seek(5, 1) == BLOCK_BYTES + 10
 
     def test_redirects_and_queries(self, server, session):
-        def redirect(handler):
-            if not handler.path.startswith("/download"):
-                return False
-            handler.reply(302, headers={"Location": "/session.nwb?signature=secret"})
-            return True
-
-        server.answer = redirect
-        with read_nwb(server.address("download?token=secret")) as recording:
+        server.answer = redirect_to("/session.nwb?signature=secret")
+        with read_nwb(server.address("start?token=secret")) as recording:
             assert recording.get_traces(0, 10).shape == (10, 16)
-            assert recording.source_name == server.address("download")
+            assert recording.source_name == server.address("start")
+
+    def test_from_allowed_hosts_alone(self, server):
+        content = server.files["file"] = noise(0.1)
+        server.answer = redirect_to(server.address("file"))
+        hosts = frozenset({"example.org", f"127.0.0.1:{server.server_port}"})
+        with RemoteFile(Address(server.address("start"), hosts, max_bytes=len(content))) as file:
+            assert file.read() == content
 
     def test_a_server_that_stumbles_is_asked_again(self, server, session):
         count = iter(range(100))
@@ -148,6 +161,7 @@ class TestRefusals:
             (200, {}, "sends whole files only, not parts of them"),
             (403, {}, r"refuses .* \(403 Forbidden\)"),
             (206, {"Content-Range": "bytes 0-999/*"}, "does not tell the size"),
+            (206, {"Content-Range": "bytes 0-999/" + "9" * 5000}, "does not tell the size"),
             (503, {}, r"refuses .* \(503 Service Unavailable\)"),
         ],
     )
@@ -159,6 +173,49 @@ class TestRefusals:
         server.answer = answer
         with pytest.raises(NwbError, match=message):
             read_nwb(server.address("session.nwb?signature=secret"))
+
+    @pytest.mark.parametrize(
+        "location",
+        [
+            "http://localhost:PORT/file",  # the same server by a name that is not allowed
+            "//localhost:PORT/file",
+            "http://127.0.0.1/file",
+            "http://127.0.0.1:PORT@localhost:PORT/file",
+            "http://localhost:PORT\\@127.0.0.1:PORT/file",
+            "ftp://127.0.0.1:PORT/file",
+            "file:///etc/passwd",
+        ],
+    )
+    def test_of_redirects_to_other_hosts(self, server, location):
+        server.files["file"] = noise(0.1)
+        server.answer = redirect_to(location.replace("PORT", str(server.server_port)))
+        hosts = frozenset({f"127.0.0.1:{server.server_port}"})
+        with pytest.raises(
+            NwbError, match=r"/start leads to .*, which may not be asked; allowed .* 127.0.0.1:"
+        ):
+            RemoteFile(Address(server.address("start"), hosts))
+        assert server.ranges == []
+
+    def test_of_an_address_that_is_not_allowed_itself(self, server):
+        server.files["file"] = noise(0.1)
+        for host in ("example.org", "127.0.0.1", f"127.0.0.1:{server.server_port}9"):
+            with pytest.raises(NwbError, match=f"may not be asked; allowed are the hosts: {host}"):
+                RemoteFile(Address(server.address("file"), frozenset({host})))
+        assert server.ranges == []
+
+    @pytest.mark.parametrize(
+        ("location", "message"),
+        [("/start", "redirects more than 10 times"), ("http://[::1/", "redirects to what is no address")],
+    )
+    def test_of_redirects_to_nowhere(self, server, location, message):
+        server.answer = redirect_to(location)
+        with pytest.raises(NwbError, match=message):
+            RemoteFile(Address(server.address("start")))
+
+    def test_of_files_that_are_too_large(self, server):
+        server.files["file"] = noise(0.1)
+        with pytest.raises(NwbError, match=r"file has \d+ bytes; files of at most \d+ bytes are read here"):
+            RemoteFile(Address(server.address("file"), max_bytes=len(server.files["file"]) - 1))
 
     def test_when_nobody_answers(self, server, session):
         address = server.address("session.nwb?signature=secret")

@@ -1,0 +1,126 @@
+"""The BentoML service. What is typed is here; uploads, jobs, models, the stream and the page are in `app`."""
+
+import functools
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import bentoml
+from bentoml.validators import ContentType
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response
+
+from accm_core.errors import AccmError
+from service.app import make_app
+from service.auth import protections
+from service.body_limit import BodyLimitMiddleware
+from service.errors import ServiceError
+from service.metrics import render_metrics
+from service.schemas import FinetuneRequest, Job, PretrainRequest, SortRequest
+from service.settings import read_settings
+
+if TYPE_CHECKING:
+    pass
+
+TIMEOUT_S = 3600.0
+"""Until the first byte of an answer, which an upload gets when all of it has arrived; resume it after that."""
+NPY = ContentType("application/octet-stream")
+Npy = Annotated[bytes, NPY]
+"""A ``.npy`` file."""
+
+app = make_app()
+
+
+def _answer_errors(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Answer what is refused on purpose by its status and message; BentoML's own form is a list."""
+
+    @functools.wraps(method)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await method(*args, **kwargs)
+        except ServiceError as error:
+            return _refuse(error.status, str(error))
+        except AccmError as error:
+            return _refuse(400, str(error))
+
+    return call
+
+
+def _leave_with_parent(parent: int) -> None:
+    """End when BentoML's parent process is gone: a worker that stays would hold the port and the jobs."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+def _refuse(status: int, message: str) -> Response:
+    return JSONResponse({"error": message}, status_code=status)
+
+
+@bentoml.asgi_app(app, path="/")
+@bentoml.service(
+    name="spike_sorter",
+    workers=1,  # jobs and online sessions have processes of their own
+    traffic={"timeout": TIMEOUT_S},
+    logging={"access": {"enabled": False}},  # the page asks every other second
+)
+class SpikeSorter:
+    """Spike sorting by adaptive contrastive learning: sessions in, sorted NWB files, models and spikes out.
+
+    Sorting, fine-tuning and pretraining are jobs: the answer is a job, which `/jobs/ID` follows. Torch is not
+    imported before it is needed here, and jobs run in processes of their own.
+    """
+
+    def __init__(self) -> None:
+        from service.inference import Inference
+        from service.server import Server
+
+        settings = read_settings()
+        self.server: Server = Server(settings)
+        self.server.start()
+        self.inference = Inference(device=settings.device)
+        app.state.server = self.server
+        threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
+
+    @bentoml.on_shutdown
+    def close(self) -> None:
+        """Stop: jobs that run wait for the next start."""
+        self.server.close()
+
+    async def __is_ready__(self) -> bool:
+        """Whether jobs can run."""
+        return self.server.dispatcher.problem is None
+
+    async def __metrics__(self, text: str) -> str:
+        """BentoML's metrics and ours."""
+        return text + await run_in_threadpool(render_metrics, self.server)
+
+    @bentoml.api
+    @_answer_errors
+    async def sort(self, request: SortRequest, /) -> Job:
+        """Sort a session; the answer is a job."""
+        return await run_in_threadpool(self.server.add_sort, request)
+
+    @bentoml.api
+    @_answer_errors
+    async def finetune(self, request: FinetuneRequest, /) -> Job:
+        """Make a model of a session with labelled spikes; the answer is a job."""
+        return await run_in_threadpool(self.server.add_finetune, request)
+
+    @bentoml.api
+    @_answer_errors
+    async def pretrain(self, request: PretrainRequest, /) -> Job:
+        """Make an encoder from simulated recordings and sessions, without labels; the answer is a job."""
+        return await run_in_threadpool(self.server.add_pretrain, request)
+
+    @bentoml.api
+    async def embed(self, snippets: Npy, /) -> Npy:
+        """Embed snippets."""
+        return snippets
+
+
+_settings = read_settings()
+for protection in protections(_settings.api_key, is_loopback=not _settings.allow_no_key):
+    SpikeSorter.add_asgi_middleware(protection.cls, **protection.kwargs)
