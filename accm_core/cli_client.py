@@ -101,7 +101,11 @@ def sort(
             return
         job = follow_job(service, out, job)
         fetch_result(service, out, job, target, pages, overwrite=overwrite)
-        result = {"job": job["id"], "output": str(target), "report": None if pages is None else str(pages)}
+        result: dict[str, Any] = {
+            "job": job["id"],
+            "output": str(target),
+            "report": None if pages is None else str(pages),
+        }
         result |= job["result"] or {}
         out.warn(result.get("warnings", []))
         out.finish(result, remote_text(result))
