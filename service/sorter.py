@@ -83,6 +83,7 @@ class SpikeSorter:
     @bentoml.on_shutdown
     def close(self) -> None:
         """Stop: jobs that run wait for the next start."""
+        self.inference.close()
         self.server.close()
 
     async def __is_ready__(self) -> bool:
@@ -112,9 +113,19 @@ class SpikeSorter:
         return await run_in_threadpool(self.server.add_pretrain, request)
 
     @bentoml.api
-    async def embed(self, snippets: Npy, /) -> Npy:
-        """Embed snippets."""
-        return snippets
+    @_answer_errors
+    async def embed(self, snippets: Npy, /, ctx: bentoml.Context) -> Npy:
+        """Embed snippets, a `.npy` of (n, n_samples, n_channels), by the model that `?model=` names."""
+        return await self.inference.embed(snippets, ctx.request.query_params.get("model"))
+
+    @bentoml.api
+    @_answer_errors
+    async def classify(self, snippets: Npy, /, ctx: bentoml.Context) -> Npy:
+        """Probability of each unit of a fine-tuned model, `?model=`, for snippets, a `.npy`, as a `.npy`."""
+        model = ctx.request.query_params.get("model")
+        if model is None:
+            raise ServiceError(400, "Name a fine-tuned model, as in /classify?model=NAME. See GET /models.")
+        return await self.inference.classify(snippets, model)
 
 
 _service: Any = SpikeSorter  # BentoML's decorator makes a service of the class
