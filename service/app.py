@@ -34,20 +34,22 @@ def make_app() -> Starlette:
             *openapi.routes,
         ],
         exception_handlers={
-            ServiceError: _answer_refusal,
-            AccmError: _answer_bad_input,
+            ServiceError: answer_refusal,
+            AccmError: answer_bad_input,
             Exception: _answer_failure,
         },
     )
 
 
-def _answer_refusal(request: Request, error: Exception) -> Response:
+def answer_refusal(request: Request, error: Exception) -> Response:
+    """Answer a refusal by its status."""
     status = error.status if isinstance(error, ServiceError) else 500
     more = {"bytes": error.have} if isinstance(error, WrongOffsetError) else {}
     return JSONResponse({"error": str(error), **more}, status_code=status)
 
 
-def _answer_bad_input(request: Request, error: Exception) -> Response:
+def answer_bad_input(request: Request, error: Exception) -> Response:
+    """Answer what the package refuses."""
     return JSONResponse({"error": str(error)}, status_code=400)
 
 

@@ -34,6 +34,9 @@ class Server:
         self.jobs = JobStore(settings.data / "jobs.sqlite")
         self.streams = Streams(settings.streams_folder, settings.max_streams, settings.device)
         self.dispatcher = Dispatcher(settings, self.jobs, self.uploads)
+
+    def start(self) -> None:
+        """Begin to run jobs."""
         self.dispatcher.start()
 
     def close(self) -> None:
@@ -115,8 +118,8 @@ class Server:
 
     def _check_input(self, ref: InputRef) -> None:
         source = resolve_input(ref, self.limits)
-        if ref.url is None:
-            check_file(source, () if ref.upload is not None else self.limits.input_roots)
+        if ref.url is None:  # what is far away is looked through by the job
+            check_file(source, self.limits.input_roots if ref.path is not None else ())
 
     @staticmethod
     def _check_model(name: str) -> None:

@@ -1,8 +1,11 @@
 """The BentoML service. What is typed is here; uploads, jobs, models, the stream and the page are in `app`."""
 
 import functools
+import os
+import threading
+import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import bentoml
 from bentoml.validators import ContentType
@@ -11,17 +14,14 @@ from starlette.responses import JSONResponse, Response
 
 from accm_core.errors import AccmError
 from service.app import make_app
-from service.body_limit import BodyLimitMiddleware
+from service.auth import protections
 from service.errors import ServiceError
 from service.metrics import render_metrics
 from service.schemas import FinetuneRequest, Job, PretrainRequest, SortRequest
 from service.settings import read_settings
 
-if TYPE_CHECKING:
-    pass
-
 TIMEOUT_S = 3600.0
-"""Until the first byte of an answer, which an upload gets when all of it has arrived; resume it after that."""
+"""Until the first byte of an answer; an upload that takes longer is resumed."""
 NPY = ContentType("application/octet-stream")
 Npy = Annotated[bytes, NPY]
 """A ``.npy`` file."""
@@ -44,12 +44,24 @@ def _answer_errors(method: Callable[..., Awaitable[Any]]) -> Callable[..., Await
     return call
 
 
+def _leave_with_parent(parent: int) -> None:
+    """End when BentoML's parent process is gone: a worker that stays would hold the port and the jobs."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
 def _refuse(status: int, message: str) -> Response:
     return JSONResponse({"error": message}, status_code=status)
 
 
 @bentoml.asgi_app(app, path="/")
-@bentoml.service(name="spike_sorter", workers=1, traffic={"timeout": TIMEOUT_S})
+@bentoml.service(
+    name="spike_sorter",
+    workers=1,  # jobs and online sessions have processes of their own
+    traffic={"timeout": TIMEOUT_S},
+    logging={"access": {"enabled": False}},  # the page asks every other second
+)
 class SpikeSorter:
     """Spike sorting by adaptive contrastive learning: sessions in, sorted NWB files, models and spikes out.
 
@@ -63,12 +75,15 @@ class SpikeSorter:
 
         settings = read_settings()
         self.server: Server = Server(settings)
+        self.server.start()
         self.inference = Inference(device=settings.device)
         app.state.server = self.server
+        threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
 
     @bentoml.on_shutdown
     def close(self) -> None:
         """Stop: jobs that run wait for the next start."""
+        self.inference.close()
         self.server.close()
 
     async def __is_ready__(self) -> bool:
@@ -98,9 +113,23 @@ class SpikeSorter:
         return await run_in_threadpool(self.server.add_pretrain, request)
 
     @bentoml.api
-    async def embed(self, snippets: Npy, /) -> Npy:
-        """Embed snippets."""
-        return snippets
+    @_answer_errors
+    async def embed(self, snippets: Npy, /, ctx: bentoml.Context) -> Npy:
+        """Embed snippets, a `.npy` of (n, n_samples, n_channels), by the model that `?model=` names."""
+        return await self.inference.embed(snippets, ctx.request.query_params.get("model"))
+
+    @bentoml.api
+    @_answer_errors
+    async def classify(self, snippets: Npy, /, ctx: bentoml.Context) -> Npy:
+        """Probability of each unit of a fine-tuned model, `?model=`, for snippets, a `.npy`, as a `.npy`."""
+        model = ctx.request.query_params.get("model")
+        if model is None:
+            raise ServiceError(400, "Name a fine-tuned model, as in /classify?model=NAME. See GET /models.")
+        return await self.inference.classify(snippets, model)
 
 
-SpikeSorter.add_asgi_middleware(BodyLimitMiddleware)
+_service: Any = SpikeSorter  # BentoML's decorator makes a service of the class
+app.state.typed_docs = lambda: _service.openapi_spec.asdict()
+_settings = read_settings()
+for protection in protections(_settings.api_key, is_loopback=not _settings.allow_no_key):
+    _service.add_asgi_middleware(protection.cls, **protection.kwargs)

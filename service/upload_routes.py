@@ -53,7 +53,7 @@ async def put_upload(request: Request) -> Response:
             if last is not None and incoming.received != last + 1:
                 raise ServiceError(
                     400,
-                    f"The body ended at byte {incoming.received}, not at {last + 1} as its Content-Range says.",
+                    f"The body ended at byte {incoming.received}, not at {last + 1} as Content-Range says.",
                 )
             if total is not None and incoming.received < total:
                 state = {"name": name, "bytes": incoming.received, "total": total, "complete": False}
@@ -71,19 +71,19 @@ async def _write_body(request: Request, incoming: Incoming, stop: int | None) ->
     stream = request.stream()
     try:
         while (part := await asyncio.wait_for(anext(stream, None), IDLE_S)) is not None:
-            parts.append(part)
-            waiting += len(part)
-            if stop is not None and incoming.received + waiting > stop:
+            if stop is not None and incoming.received + waiting + len(part) > stop:
                 raise ServiceError(
                     400, f"The body goes beyond byte {stop - 1}, where its Content-Range ends."
                 )
+            parts.append(part)
+            waiting += len(part)
             if waiting >= WRITE_BYTES:
                 await run_in_threadpool(incoming.write, b"".join(parts))
                 parts, waiting = [], 0
     except TimeoutError as error:
+        kept = incoming.received + waiting
         raise ServiceError(
-            408,
-            f"Nothing arrived for {IDLE_S:g} s; {incoming.received + waiting} bytes are kept. Go on from there.",
+            408, f"Nothing arrived for {IDLE_S:g} s; {kept} bytes are kept. Go on from there."
         ) from error
     except ClientDisconnect as error:
         raise ServiceError(400, "The connection broke; what arrived is kept.") from error
