@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import bentoml
 from bentoml.validators import ContentType
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
 
 from accm_core.errors import AccmError
 from service.app import make_app
@@ -37,9 +37,12 @@ def _answer_errors(method: Callable[..., Awaitable[Any]]) -> Callable[..., Await
         try:
             return await method(*args, **kwargs)
         except ServiceError as error:
-            return _refuse(error.status, str(error))
+            status, message = error.status, str(error)
         except AccmError as error:
-            return _refuse(400, str(error))
+            status, message = 400, str(error)
+        if "ctx" in kwargs:  # BentoML takes the status from there, where there is a context
+            kwargs["ctx"].response.status_code = status
+        return JSONResponse({"error": message}, status_code=status)
 
     return call
 
@@ -49,10 +52,6 @@ def _leave_with_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)
-
-
-def _refuse(status: int, message: str) -> Response:
-    return JSONResponse({"error": message}, status_code=status)
 
 
 @bentoml.asgi_app(app, path="/")
