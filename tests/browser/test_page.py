@@ -203,6 +203,28 @@ def test_server_goes_and_comes_back_while_a_file_is_sent(backend, open_page, ses
     assert backend.contents["mouse_12.nwb"] == session.read_bytes()
 
 
+def test_upload_waits_where_the_server_is_busy_with_it(backend, open_page, session):
+    backend.refusals["/uploads/mouse_12.nwb"] = (409, {"error": "The upload is being written."})
+    page = open_page()
+    choose_file(page, session)
+    press_sort(page)
+    expect(page.get_by_text("The server is busy with this file")).to_be_visible()
+    backend.refusals.clear()
+    expect(row(page, "mouse_12.nwb")).to_be_visible()
+    assert backend.contents["mouse_12.nwb"] == session.read_bytes()
+
+
+def test_upload_is_refused_for_good(backend, open_page, session):
+    error = "The upload has 16777227 bytes; the limit is 1000 (ACCM_MAX_UPLOAD)."
+    backend.refusals["/uploads/mouse_12.nwb"] = (413, {"error": error})
+    page = open_page()
+    choose_file(page, session)
+    press_sort(page)
+    expect(page.get_by_text(error)).to_be_visible()
+    page.get_by_role("button", name="Dismiss mouse 12.nwb").click()
+    expect(page.get_by_text("No session has been sorted yet")).to_be_visible()
+
+
 def test_upload_is_cancelled(backend, open_page, session):
     backend.hold_uploads()
     page = open_page()
@@ -213,8 +235,7 @@ def test_upload_is_cancelled(backend, open_page, session):
     page.get_by_role("button", name="Cancel mouse 12.nwb").click()
     expect(row(page, "mouse 12.nwb")).to_have_count(0)
     expect(page.get_by_text("No session has been sorted yet")).to_be_visible()
-    visit_server = page.get_by_role("link", name="Server")
-    visit_server.click()
+    page.get_by_role("link", name="Server").click()
     expect(page.get_by_text("No file is on the server.")).to_be_visible()
 
 
@@ -257,6 +278,9 @@ def test_parameters_are_read_and_refusals_shown(backend, open_page):
     page.get_by_label("Parameters, one a line").fill("detect.threshold")
     press_sort(page)
     expect(page.get_by_text("Parameters, line 1: “detect.threshold” is not of the form")).to_be_visible()
+    page.get_by_label("Parameters, one a line").fill("")
+    page.get_by_role("button", name="detect.threshold = 5").click()
+    expect(page.get_by_label("Parameters, one a line")).to_have_value("detect.threshold = 5")
     settings = "# as always\ndetect.threshold = 1\n\nmotion.correct=off\ndetect.peak_sign = both"
     page.get_by_label("Parameters, one a line").fill(settings)
     press_sort(page)
