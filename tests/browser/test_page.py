@@ -257,6 +257,19 @@ def test_job_is_cancelled_by_keyboard_and_the_focus_stays(backend, open_page):
     expect(row(page, "a.nwb").locator(".title")).to_be_focused()
 
 
+def test_focus_and_what_is_unfolded_stay_when_a_row_moves(backend, open_page):
+    backend.add_job("a", "running", started=ago(3), stage="learn", fraction=0.2)
+    page = open_page()
+    details = page.get_by_role("button", name="Details of a.nwb")
+    details.press("Enter")
+    expect(page.get_by_text("Nothing yet.")).to_be_visible()
+    backend.add_job("a", "done", finished=ago(0), result={"units": 1, "spikes": 9, "labels": {"good": 1}})
+    look_again(page)
+    expect(page.locator("#jobs-ended").get_by_text("1 good")).to_be_visible()
+    expect(details).to_be_focused()
+    expect(page.get_by_text("Nothing yet.")).to_be_visible()
+
+
 def test_failure_is_shown_in_full_with_its_log(backend, open_page):
     error = "The session has 2 ElectricalSeries:\nacquisition/AP\nacquisition/LF\nName one with series."
     backend.add_job("a", "failed", started=ago(9), finished=ago(5), error=error)
@@ -408,7 +421,8 @@ def test_hidden_page_asks_nothing(backend, open_page):
     page.clock.install()
     page.evaluate("Object.defineProperty(document, 'hidden', { value: true, configurable: true })")
     look_again(page)
-    page.clock.run_for(2000)  # a look that had begun
+    with page.expect_response(re.compile("/jobs")):  # a look that something else asks for is the only one
+        page.evaluate("window.dispatchEvent(new Event('online'))")
     asked = []
     page.on("request", lambda sent: asked.append(sent.url))
     page.clock.run_for(60_000)
