@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from accm_core import __version__
+from accm_core.cli_client import add_client
 from accm_core.cli_models import add_commands
 from accm_core.cli_serve import serve
 from accm_core.errors import NwbError
@@ -350,6 +351,7 @@ def _check_report(target: Path) -> None:
 
 
 add_commands(app)
+add_client(app)
 app.command()(serve)
 
 

@@ -31,7 +31,8 @@ LEAST_FRACTION, LEAST_ELAPSED_S = 0.02, 2.0
 class Tally:
     """How far the whole work is, from news of its stages.
 
-    A stage may stop and go on later, as when the shanks of a probe go through all stages one by one.
+    A stage may stop and go on later, as when the shanks of a probe go through all stages one by one. What
+    follows a colon says more about it: ``sort: detect`` counts as ``sort``.
 
     Parameters
     ----------
@@ -49,6 +50,7 @@ class Tally:
 
     def update(self, stage: str, fraction: float) -> tuple[float, float, float | None]:
         """Take news of a stage; give the share of all that is done, the seconds so far, and those left."""
+        stage = stage.partition(":")[0]
         before = self._fractions.get(stage, 0.0)
         self._fractions[stage] = max(before, min(fraction, 1.0))
         done = sum(self._shares.get(name, 0.0) * value for name, value in self._fractions.items())

@@ -1,5 +1,6 @@
 """What a command says of a recording, a sorting and an evaluation: for JSON, and for a person."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from accm_core.terminal import format_seconds
@@ -164,3 +165,55 @@ def finetuned_text(result: dict[str, Any]) -> str:
             f"use it       accm sort SESSION --model {result['name']}",
         ]
     )
+
+
+def job_text(job: Mapping[str, Any]) -> str:
+    """Lay out a job of a service in lines."""
+    lines = [f"job          {job['id']}", f"kind         {job['kind']}", f"state        {_state_text(job)}"]
+    lines += [f"{key:<13}{job[key]}" for key in ("input", "model", "name", "error") if job.get(key)]
+    if job.get("eta_s") is not None:
+        lines.append(f"time left    {format_seconds(job['eta_s'])}")
+    return "\n".join([*lines, *(f"log          {line}" for line in job.get("log", ()))])
+
+
+def jobs_text(jobs: Sequence[Mapping[str, Any]]) -> str:
+    """Lay out the jobs of a service, one in a line."""
+    lines = [f"{job['id']}  {job['kind']:<9} {_state_text(job):<24} {job['input']}" for job in jobs]
+    return "\n".join(lines) if lines else "no jobs"
+
+
+def _state_text(job: Mapping[str, Any]) -> str:
+    if job["state"] != "running":
+        return str(job["state"])
+    return f"running {job['fraction']:4.0%}  {job['stage'] or ''}"
+
+
+def server_text(address: str, about: dict[str, Any]) -> str:
+    """Lay out what a service says of itself."""
+    return "\n".join(
+        [
+            f"service      {address}, accm {about['version']}",
+            f"device       {', '.join([about['device'], *about['gpus']])}",
+            f"disk         {about['disk']['free'] / 1e9:.1f} GB free",
+        ]
+    )
+
+
+def remote_text(result: dict[str, Any]) -> str:
+    """Lay out the result of a sort on a service."""
+    labels = ", ".join(f"{count} {label}" for label, count in result["labels"].items())
+    took, length = format_seconds(result["elapsed_s"]), format_seconds(result["duration_s"])
+    return "\n".join(
+        [
+            f"units        {result['units']} ({labels})",
+            f"spikes       {result['spikes']:,}",
+            f"time         {took} for {length}",
+            fetched_text(result),
+        ]
+    )
+
+
+def fetched_text(result: dict[str, Any]) -> str:
+    """Lay out which files were fetched."""
+    lines = [f"output       {result['output']}"]
+    return "\n".join(lines if result["report"] is None else [*lines, f"report       {result['report']}"])

@@ -187,7 +187,7 @@ def terminal(*, as_json: bool = False, quiet: bool = False, verbose: bool = Fals
         raise typer.Exit(BAD_INPUT) from error
     except KeyboardInterrupt as error:
         code = TERMINATED if isinstance(error, _Terminated) else INTERRUPTED
-        out.fail("interrupted; nothing was left half written.", code)
+        out.fail(str(error) or "interrupted; nothing was left half written.", code)
         raise typer.Exit(code) from error
     except Exception as error:
         _show_traceback(verbose)

@@ -118,8 +118,8 @@ class Server:
 
     def _check_input(self, ref: InputRef) -> None:
         source = resolve_input(ref, self.limits)
-        if ref.url is None:
-            check_file(source, () if ref.upload is not None else self.limits.input_roots)
+        if ref.url is None:  # what is far away is looked through by the job
+            check_file(source, self.limits.input_roots if ref.path is not None else ())
 
     @staticmethod
     def _check_model(name: str) -> None:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,11 @@ def run_job(task: Task, on_news: Callable[[dict[str, Any]], None]) -> Outcome:
             _kill(process)
             with _lock:
                 _running.pop(task.id, None)
+                was_stopped = task.id in _stopped
                 _stopped.discard(task.id)
-    if outcome.interrupted is not None and code < 0:
+    if outcome.interrupted is not None and was_stopped:
+        outcome = Outcome(interrupted="The job was stopped.")
+    elif outcome.interrupted is not None and code < 0:
         name = signal.Signals(-code).name
         hint = " It may have run out of memory." if name == "SIGKILL" else ""
         outcome = Outcome(interrupted=f"The job's process was ended by {name}.{hint}")
@@ -116,19 +120,15 @@ def _start(task: Task, scratch: str) -> subprocess.Popen[str]:
         _running[task.id] = process
         if task.id in _stopped:  # asked to stop before it began
             _kill(process)
-    try:
-        if process.stdin is not None:
+    if process.stdin is not None:
+        with suppress(BrokenPipeError):  # it is gone already, as its exit code will tell
             process.stdin.write(task.to_json() + "\n")
             process.stdin.flush()
-    except BrokenPipeError:
-        pass  # it is gone already, as its exit code will tell
     return process
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
     if process.poll() is None:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()

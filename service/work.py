@@ -243,8 +243,7 @@ _KINDS: dict[str, Callable[[Task, News], tuple[dict[str, Any], dict[str, float]]
 def _open(ref: InputRef, task: Task) -> Any:
     """The file or address, checked again: links may have changed since it was asked for."""
     source = resolve_input(ref, task.limits)
-    if isinstance(source, Path):
-        check_file(source, () if ref.upload is not None else task.limits.input_roots)
+    check_file(source, task.limits.input_roots if ref.path is not None else ())
     return source
 
 
