@@ -7,6 +7,7 @@ import pytest
 from fake_backend import FakeBackend, ago
 from playwright.sync_api import Locator, Page, expect
 
+pytest_plugins = ["browser_pages"]
 pytestmark = pytest.mark.browser
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
