@@ -107,7 +107,7 @@ def sort(
             "report": None if pages is None else str(pages),
         }
         result |= job["result"] or {}
-        out.warn(result.get("warnings", []))
+        out.warn(result["warnings"])
         out.finish(result, remote_text(result))
 
 

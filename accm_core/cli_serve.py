@@ -36,8 +36,9 @@ def serve(
 ) -> None:
     """Check the set-up, then run the service: sort, fine-tune, embed and stream over HTTP.
 
-    Further settings come from the environment: ACCM_API_KEY, ACCM_INPUT_ROOTS, ACCM_URL_HOSTS, ACCM_SCHEDULER,
-    ACCM_MAX_UPLOAD, ACCM_QUOTA, ACCM_RETENTION_DAYS, ACCM_MAX_QUEUE, ACCM_MAX_STREAMS, ACCM_JOBS_PER_DEVICE.
+    Further settings come from the environment: ACCM_API_KEY, ACCM_INPUT_ROOTS, ACCM_URL_HOSTS,
+    ACCM_SCHEDULER, ACCM_MAX_UPLOAD, ACCM_QUOTA, ACCM_RETENTION_DAYS, ACCM_MAX_QUEUE, ACCM_MAX_STREAMS,
+    ACCM_JOBS_PER_DEVICE.
     """
     with terminal(quiet=quiet, verbose=verbose):
         given = {

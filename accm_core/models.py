@@ -85,7 +85,7 @@ def find_model(name_or_path: str | Path) -> Path:
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or text.endswith(SUFFIX) or os.sep in text:
         return Path(name_or_path)
-    path = SHIPPED if text == PRETRAINED else _path_of(text)
+    path = locate_model(text)
     if not path.is_file():
         known = ", ".join(entry.name for entry in list_models()) or "none"
         raise ModelError(
@@ -93,6 +93,17 @@ def find_model(name_or_path: str | Path) -> Path:
             "Give one of these, or the path of a model file."
         )
     return path
+
+
+def locate_model(name: str) -> Path:
+    """Where a model of this name is or would be; a path is no name.
+
+    Raises
+    ------
+    ModelError
+        If it is no name.
+    """
+    return SHIPPED if name == PRETRAINED else _path_of(name)
 
 
 def list_models() -> list[ModelEntry]:
@@ -141,7 +152,7 @@ def remove_model(name: str) -> Path:
     """Remove a model from the registry; the shipped one stays."""
     if name == PRETRAINED:
         raise ModelError(f"The model {PRETRAINED!r} comes with the package and cannot be removed.")
-    _path_of(name)  # a path would be found as a file too
+    locate_model(name)  # a path would be found as a file too
     path = find_model(name)
     try:
         path.unlink()

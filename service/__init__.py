@@ -1,4 +1,4 @@
-"""The service: sort, fine-tune, embed, classify and stream over HTTP. ``bentoml serve service:SpikeSorter``."""
+"""The service over HTTP: sort, fine-tune, embed, classify, stream. ``bentoml serve service:SpikeSorter``."""
 
 from typing import Any
 

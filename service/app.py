@@ -42,12 +42,14 @@ def make_app() -> Starlette:
 
 
 def answer_refusal(request: Request, error: Exception) -> Response:
+    """Answer a refusal by its status."""
     status = error.status if isinstance(error, ServiceError) else 500
     more = {"bytes": error.have} if isinstance(error, WrongOffsetError) else {}
     return JSONResponse({"error": str(error), **more}, status_code=status)
 
 
 def answer_bad_input(request: Request, error: Exception) -> Response:
+    """Answer what the package refuses."""
     return JSONResponse({"error": str(error)}, status_code=400)
 
 

@@ -105,7 +105,10 @@ class OriginMiddleware:
     def _find_problem(self, scope: Scope) -> str:
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
-        if self.is_loopback and (len(hosts) != 1 or not _is_loopback(hosts[0])):
+        client = scope.get("client")
+        if self.is_loopback and client is not None and not is_loopback(client[0]):
+            return f"Without an API key the server answers its own machine only, not {client[0]}."
+        if self.is_loopback and (len(hosts) != 1 or not _names_loopback(hosts[0])):
             return f"Without an API key the server is named localhost, not {', '.join(hosts)[:100]!r}."
         origins = headers.getlist("origin")
         if scope["type"] == "http" and scope["method"] in _READING:
@@ -157,16 +160,20 @@ def _offers(scope: Scope) -> Iterable[bytes]:
             yield unquote_to_bytes(cookie_parser(value).get(COOKIE, ""))
 
 
-def _is_loopback(host: str) -> bool:
-    """Whether a ``Host`` header names this machine for itself."""
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return False
+def is_loopback(name: str) -> bool:
+    """Whether a name or address is this machine's own, seen from nowhere else."""
     if name == "localhost":
         return True
     try:
         return ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _names_loopback(host: str) -> bool:
+    """Whether a ``Host`` header names this machine for itself."""
+    try:
+        return is_loopback(urlsplit(f"//{host}").hostname or "")
     except ValueError:
         return False
 

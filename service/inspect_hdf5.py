@@ -130,7 +130,7 @@ def _open(source: object, name: str, size: int) -> h5py.File:
             why = f"is cut short: it ends at {size} bytes, before its own end. Copy the session again"
         elif "signature" in text:
             why = "is not an HDF5 file, so not an NWB file that can be read here. Check what it is"
-        elif "lock" in text:
+        elif "unable to lock" in text or "already open for write" in text:
             why = "is open in another program for writing. Wait until it is done"
         else:
             why = f"cannot be opened: {_first_line(error)}. Copy or convert the session again"

@@ -20,7 +20,10 @@ from service.work import REPORT, RESULT
 LOOK_EVERY_S, COMMENT_EVERY_S = 0.3, 15.0
 """How often a job is looked at for its events; silence after which a comment shows that the line is alive."""
 MAX_LISTED = 10_000
-REPORT_POLICY = "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
+REPORT_POLICY = (
+    "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data:"
+)
 """A report's names come from the session: its script runs apart from the page, its key and the network."""
 
 

@@ -22,9 +22,10 @@ _FIELDS = tuple(Job.model_fields)
 _TABLES = """
 CREATE TABLE IF NOT EXISTS jobs (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, state TEXT NOT NULL,
-    stage TEXT, fraction REAL NOT NULL DEFAULT 0, eta_s REAL, created TEXT NOT NULL, started TEXT, finished TEXT,
-    error TEXT, input TEXT NOT NULL, model TEXT, name TEXT, attempts INTEGER NOT NULL DEFAULT 0, result TEXT,
-    request TEXT NOT NULL, is_cancelled INTEGER NOT NULL DEFAULT 0);
+    stage TEXT, fraction REAL NOT NULL DEFAULT 0, eta_s REAL, created TEXT NOT NULL, started TEXT,
+    finished TEXT, error TEXT, input TEXT NOT NULL, model TEXT, name TEXT,
+    attempts INTEGER NOT NULL DEFAULT 0, result TEXT, request TEXT NOT NULL,
+    is_cancelled INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, seq);
 CREATE TABLE IF NOT EXISTS log (job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE, line TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS log_by_job ON log (job);
@@ -146,8 +147,9 @@ class JobStore:
     def claim(self) -> Job | None:
         """Take the job that has waited longest, and mark it as running; None when none waits."""
         rows = self._write(
-            "UPDATE jobs SET state = 'running', started = ?, attempts = attempts + 1, stage = NULL, fraction = 0,"
-            " eta_s = NULL WHERE id = (SELECT id FROM jobs WHERE state = 'queued' ORDER BY seq LIMIT 1)"
+            "UPDATE jobs SET state = 'running', started = ?, attempts = attempts + 1, stage = NULL,"
+            " fraction = 0, eta_s = NULL"
+            " WHERE id = (SELECT id FROM jobs WHERE state = 'queued' ORDER BY seq LIMIT 1)"
             " RETURNING *",
             _now(),
         )
@@ -196,7 +198,7 @@ class JobStore:
         return bool(rows)
 
     def requeue(self, job_id: str, reason: str) -> None:
-        """Let a running job that was interrupted wait again, at its old place; given up after several times."""
+        """Let an interrupted job wait again, at its old place; after several times it fails."""
         self.add_log(job_id, [reason])
         with self._lock, self._connection as db:
             db.execute("BEGIN IMMEDIATE")
@@ -211,7 +213,8 @@ class JobStore:
                 (_now(), f"{reason} Given up after {MAX_ATTEMPTS} starts.", job_id, MAX_ATTEMPTS),
             )
             db.execute(
-                "UPDATE jobs SET state = 'queued', eta_s = NULL, fraction = 0 WHERE id = ? AND state = 'running'",
+                "UPDATE jobs SET state = 'queued', eta_s = NULL, fraction = 0"
+                " WHERE id = ? AND state = 'running'",
                 (job_id,),
             )
 

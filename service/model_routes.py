@@ -26,8 +26,16 @@ async def get_model(request: Request) -> Response:
     entry = await run_in_threadpool(_find, request.path_params["name"])
     if entry.problem:
         raise ServiceError(409, entry.problem)
+    from accm_core.learning.classify import list_channels
+
     return JSONResponse(
-        {"name": entry.name, "bytes": entry.num_bytes, "sha256": entry.sha256, "card": dict(entry.card)}
+        {
+            "name": entry.name,
+            "bytes": entry.num_bytes,
+            "sha256": entry.sha256,
+            "channels": list(list_channels(entry.card)),  # columns of snippets for /classify
+            "card": dict(entry.card),
+        }
     )
 
 

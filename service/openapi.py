@@ -54,9 +54,7 @@ _ERROR = {"$ref": "#/components/schemas/Error"}
 
 async def get_docs(request: Request) -> Response:
     """The OpenAPI of all routes."""
-    from service.sorter import SpikeSorter
-
-    return JSONResponse(merge_docs(SpikeSorter.openapi_spec.asdict(), request.app.routes))
+    return JSONResponse(merge_docs(request.app.state.typed_docs(), request.app.routes))
 
 
 def merge_docs(spec: dict[str, Any], routes: list[Any]) -> dict[str, Any]:
@@ -66,16 +64,14 @@ def merge_docs(spec: dict[str, Any], routes: list[Any]) -> dict[str, Any]:
     spec["info"] = {
         "title": "accm",
         "version": __version__,
-        "description": "Spike sorting: NWB sessions in, sorted NWB files out. The socket `/stream` sorts online.",
+        "description": "NWB sessions in, sorted NWB files out. The websocket `/stream` sorts online.",
     }
     spec["servers"] = [{"url": "/"}]
     schemas = spec["components"]["schemas"]
     schemas["Error"] = {
         "type": "object",
         "required": ["error"],
-        "properties": {
-            "error": {"type": "string", "description": "What is wrong, the limit and the remedy."}
-        },
+        "properties": {"error": {"type": "string", "description": "What is wrong."}},
     }
     schemas.setdefault("Job", Job.model_json_schema(ref_template="#/components/schemas/{model}"))
     for (method, path), parameters in _QUERY.items():

@@ -1,11 +1,11 @@
 """Look before the start: what would let the service fail for ever is said at once."""
 
-import ipaddress
 import os
 import socket
 from pathlib import Path
 
 from accm_core.errors import AccmError
+from service.auth import is_loopback
 from service.devices import find_gpus, list_devices
 from service.settings import Settings
 
@@ -45,16 +45,6 @@ def check_setup(settings: Settings, host: str, port: int) -> list[str]:
     return found
 
 
-def is_loopback(host: str) -> bool:
-    """Whether an address is seen from this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _check_key(settings: Settings, host: str, port: int) -> str:
     if settings.api_key is not None:
         return "key          asked for (ACCM_API_KEY)"
@@ -65,8 +55,8 @@ def _check_key(settings: Settings, host: str, port: int) -> str:
             f"key          NONE, and {host} is seen by others: whoever reaches it may sort, read and delete"
         )
     raise SetupError(
-        f"{host} is seen from other machines, and no key is set. Set ACCM_API_KEY (8 characters or more), listen "
-        "to 127.0.0.1, or say --allow-no-key."
+        f"{host} is seen from other machines, and no key is set. Set ACCM_API_KEY (8 characters or more), "
+        "listen to 127.0.0.1, or say --allow-no-key."
     )
 
 
@@ -78,7 +68,8 @@ def _check_port(settings: Settings, host: str, port: int) -> str:
             probe.bind(address)
     except OSError as error:
         raise SetupError(
-            f"Cannot listen at {host}:{port}: {error.strerror or error}. Choose another --port, or stop what uses it."
+            f"Cannot listen at {host}:{port}: {error.strerror or error}. Choose another --port, or stop what "
+            "uses it."
         ) from error
     return f"address      http://{host}:{port}"
 
@@ -92,7 +83,8 @@ def _check_data(settings: Settings, host: str, port: int) -> str:
         probe.unlink()
     except OSError as error:
         raise SetupError(
-            f"The data folder {folder} cannot be written to: {error.strerror}. Set ACCM_DATA or --data to one that can."
+            f"The data folder {folder} cannot be written to: {error.strerror}. Choose another with --data or "
+            "ACCM_DATA."
         ) from error
     return f"data         {folder}"
 

@@ -21,15 +21,15 @@ class Settings(BaseModel):
     data: Path
     """Folder of uploads, jobs, results and models; a folder of the user's where it is not set."""
     api_key: Annotated[str, Field(min_length=8, max_length=1000)] | None = None
-    """Key that each request has to bring (``Authorization: Bearer``); none is asked for when it is not set."""
+    """Key that each request has to bring (``Authorization: Bearer``); none is asked for when None."""
     allow_no_key: bool = False
     """Listen to other machines without a key."""
     input_roots: tuple[Path, ...] = ()
-    """Folders of this machine whose NWB files may be sorted by path, separated as in PATH; none by default."""
+    """Folders of this machine whose NWB files may be sorted by path, separated as in PATH."""
     url_hosts: tuple[str, ...] = ()
-    """Hosts that sessions may be read from by address, separated by commas; none by default."""
+    """Hosts that sessions may be read from by address, separated by commas."""
     scheduler: str | None = None
-    """Address of a Dask scheduler (``tcp://host:8786``) whose workers see the data folder; else jobs run here."""
+    """Dask scheduler (``tcp://host:8786``) whose workers see the data folder; jobs run here when None."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")] = "auto"
     """Where jobs compute: auto (each GPU that is there, else the CPU), cpu, cuda or cuda:N."""
     jobs_per_device: Annotated[int, Field(ge=1, le=64)] = 1

@@ -5,27 +5,23 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import bentoml
 from bentoml.validators import ContentType
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
 
 from accm_core.errors import AccmError
 from service.app import make_app
 from service.auth import protections
-from service.body_limit import BodyLimitMiddleware
 from service.errors import ServiceError
 from service.metrics import render_metrics
 from service.schemas import FinetuneRequest, Job, PretrainRequest, SortRequest
 from service.settings import read_settings
 
-if TYPE_CHECKING:
-    pass
-
 TIMEOUT_S = 3600.0
-"""Until the first byte of an answer, which an upload gets when all of it has arrived; resume it after that."""
+"""Until the first byte of an answer; an upload that takes longer is resumed."""
 NPY = ContentType("application/octet-stream")
 Npy = Annotated[bytes, NPY]
 """A ``.npy`` file."""
@@ -41,9 +37,12 @@ def _answer_errors(method: Callable[..., Awaitable[Any]]) -> Callable[..., Await
         try:
             return await method(*args, **kwargs)
         except ServiceError as error:
-            return _refuse(error.status, str(error))
+            status, message = error.status, str(error)
         except AccmError as error:
-            return _refuse(400, str(error))
+            status, message = 400, str(error)
+        if "ctx" in kwargs:  # BentoML takes the status from there, where there is a context
+            kwargs["ctx"].response.status_code = status
+        return JSONResponse({"error": message}, status_code=status)
 
     return call
 
@@ -53,10 +52,6 @@ def _leave_with_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)
-
-
-def _refuse(status: int, message: str) -> Response:
-    return JSONResponse({"error": message}, status_code=status)
 
 
 @bentoml.asgi_app(app, path="/")
@@ -87,6 +82,7 @@ class SpikeSorter:
     @bentoml.on_shutdown
     def close(self) -> None:
         """Stop: jobs that run wait for the next start."""
+        self.inference.close()
         self.server.close()
 
     async def __is_ready__(self) -> bool:
@@ -116,11 +112,23 @@ class SpikeSorter:
         return await run_in_threadpool(self.server.add_pretrain, request)
 
     @bentoml.api
-    async def embed(self, snippets: Npy, /) -> Npy:
-        """Embed snippets."""
-        return snippets
+    @_answer_errors
+    async def embed(self, snippets: Npy, /, ctx: bentoml.Context) -> Npy:
+        """Embed snippets, a `.npy` of (n, n_samples, n_channels), by the model that `?model=` names."""
+        return await self.inference.embed(snippets, ctx.request.query_params.get("model"))
+
+    @bentoml.api
+    @_answer_errors
+    async def classify(self, snippets: Npy, /, ctx: bentoml.Context) -> Npy:
+        """Probability of each unit of a fine-tuned model, `?model=`, for snippets, a `.npy`, as a `.npy`."""
+        model = ctx.request.query_params.get("model")
+        if model is None:
+            raise ServiceError(400, "Name a fine-tuned model, as in /classify?model=NAME. See GET /models.")
+        return await self.inference.classify(snippets, model)
 
 
+_service: Any = SpikeSorter  # BentoML's decorator makes a service of the class
+app.state.typed_docs = lambda: _service.openapi_spec.asdict()
 _settings = read_settings()
 for protection in protections(_settings.api_key, is_loopback=not _settings.allow_no_key):
-    SpikeSorter.add_asgi_middleware(protection.cls, **protection.kwargs)
+    _service.add_asgi_middleware(protection.cls, **protection.kwargs)

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,19 +117,15 @@ def _start(task: Task, scratch: str) -> subprocess.Popen[str]:
         _running[task.id] = process
         if task.id in _stopped:  # asked to stop before it began
             _kill(process)
-    try:
-        if process.stdin is not None:
+    if process.stdin is not None:
+        with suppress(BrokenPipeError):  # it is gone already, as its exit code will tell
             process.stdin.write(task.to_json() + "\n")
             process.stdin.flush()
-    except BrokenPipeError:
-        pass  # it is gone already, as its exit code will tell
     return process
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
     if process.poll() is None:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()

@@ -53,7 +53,7 @@ async def put_upload(request: Request) -> Response:
             if last is not None and incoming.received != last + 1:
                 raise ServiceError(
                     400,
-                    f"The body ended at byte {incoming.received}, not at {last + 1} as its Content-Range says.",
+                    f"The body ended at byte {incoming.received}, not at {last + 1} as Content-Range says.",
                 )
             if total is not None and incoming.received < total:
                 state = {"name": name, "bytes": incoming.received, "total": total, "complete": False}
@@ -72,7 +72,9 @@ async def _write_body(request: Request, incoming: Incoming, stop: int | None) ->
     try:
         while (part := await asyncio.wait_for(anext(stream, None), IDLE_S)) is not None:
             if stop is not None and incoming.received + waiting + len(part) > stop:
-                raise ServiceError(400, f"The body goes beyond byte {stop - 1}, where its Content-Range ends.")
+                raise ServiceError(
+                    400, f"The body goes beyond byte {stop - 1}, where its Content-Range ends."
+                )
             parts.append(part)
             waiting += len(part)
             if waiting >= WRITE_BYTES:

@@ -147,9 +147,10 @@ class Uploads:
             )
         if self._quota is not None and self.used_bytes() + more > self._quota:
             raise ServiceError(
-                507, f"The upload needs {more} bytes; of the quota of {self._quota}, {self.used_bytes()} are used. "
-                "Remove uploads, or raise ACCM_QUOTA."
-            )  # fmt: skip
+                507,
+                f"The upload needs {more} bytes; {self.used_bytes()} of the quota of {self._quota} are used. "
+                "Remove uploads, or raise ACCM_QUOTA.",
+            )
 
     def _complete(self, name: str, sha256: str) -> None:
         """A part is whole: give it its name."""
@@ -258,6 +259,7 @@ def check_name(name: str) -> None:
     """
     if not NAME.fullmatch(name):
         raise ServiceError(
-            400, f"{name[:100]!r} is no name of an upload: letters, digits, '.', '_' and '-', at most 200, a letter "
-            "or digit first."
-        )  # fmt: skip
+            400,
+            f"{name[:100]!r} is no name of an upload: letters, digits, '.', '_' and '-', at most 200, a "
+            "letter or digit first.",
+        )

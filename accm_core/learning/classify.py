@@ -1,8 +1,9 @@
 """A fine-tuned model on a recording: which of its units fired at given times."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,6 +100,37 @@ def place_heads(
         window.num_before,
         window.num_samples,
     )
+
+
+def list_channels(card: Mapping[str, Any]) -> tuple[str, ...]:
+    """Channels that a model's heads look at, from its card, in alphabetical order; none without heads."""
+    named = (name for unit in card.get("units", ()) for name in unit["channels"])
+    return tuple(sorted({name for name in named if name is not None}))
+
+
+def classify_columns(placed: PlacedHeads, waveforms: np.ndarray, device: torch.device) -> np.ndarray:
+    """Probability that each of the placed units fired at the peak of snippets on all channels.
+
+    Parameters
+    ----------
+    placed : PlacedHeads
+    waveforms : ndarray of shape (n, n_samples, n_channels), float32
+        The channels for which the heads were placed, in that order; filtered, referenced and whitened as a
+        sort does it, noise units, with ``placed.num_before`` samples before the peak.
+    device : torch.device
+
+    Returns
+    -------
+    ndarray of shape (n, n_used), float32
+        As `classify_spikes` answers for peaks.
+    """
+    places, place_of = np.unique(placed.slots, axis=0, return_inverse=True)
+    padded = np.pad(waveforms, ((0, 0), (0, 0), (0, 1)))  # a silent channel, for slots without one (-1)
+    probability = np.zeros((len(waveforms), len(placed.used)), dtype=np.float32)
+    for place, slots in enumerate(places):
+        here = place_of.ravel() == place
+        probability[:, here] = placed.answer(padded[:, :, slots], device)[:, here]
+    return probability
 
 
 def check_channels(model: Model, channel_ids: Sequence[str]) -> None:

@@ -1,16 +1,26 @@
 """Fine-tuning on a simulated tetrode: what it learns, what it measures of labels, what it refuses."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from accm_core.errors import ModelError
 from accm_core.learning.checkpoint import read_model, save_model
-from accm_core.learning.classify import check_channels, classify_spikes, place_heads
+from accm_core.learning.classify import (
+    check_channels,
+    classify_columns,
+    classify_spikes,
+    list_channels,
+    place_heads,
+)
 from accm_core.learning.encoder import SnippetWindow
 from accm_core.learning.finetune import find_samples, finetune
 from accm_core.learning.labelled import mean_waveforms
 from accm_core.params import SorterParams
+from accm_core.signal.chunks import Block
+from accm_core.signal.snippets import cut_snippets
 from accm_core.signal.survey import survey_shank
 from accm_core.simulate import simulate
 from accm_core.types import ArrayRecording, Segment
@@ -92,6 +102,47 @@ def test_samples_outside_of_the_segments_are_nobodys(session, model):
     probability = classify(recording, model, samples)
     assert (probability[[0, 2]] == 0).all()
     assert probability[1].max() > 0.5
+
+
+@pytest.mark.parametrize(
+    "channels",
+    [None, [["2", "0", None, None], ["0", "1", "2", "3"], ["3", "2", "1", None], ["2", "0", None, None]]],
+    ids=["all", "some"],
+)
+def test_snippets_of_all_channels_are_told_as_those_of_the_recording(session, model, channels):
+    recording, truth = session
+    if channels is not None:
+        units = [u | {"channels": c} for u, c in zip(model.card["units"], channels, strict=True)]
+        model = replace(model, card=model.card | {"units": units})
+    survey = survey_shank(recording, np.arange(4), SHORT, seed=0, report=lambda stage: lambda fraction: None)
+    samples = truth.sample_index[10:300]  # away from the recording's beginning
+    ids = [recording.channel_ids[k] for k in survey.preprocessor.channels]
+    expected = classify_spikes(
+        recording,
+        survey.preprocessor,
+        place_heads(model, ids, model.window, CPU),
+        samples,
+        at_peak=True,
+        run=SHORT.run,
+        device=CPU,
+    )
+    margin = survey.preprocessor.margin
+    stop = int(samples[-1]) + 1000
+    block = Block(Segment(0, stop), margin, stop - margin)
+    traces = survey.preprocessor.whiten(survey.preprocessor.filter(recording.traces[:stop], block))
+    order = list_channels(model.card)
+    assert order == ("0", "1", "2", "3")
+    waveforms = cut_snippets(
+        traces,
+        samples - margin,
+        np.zeros(len(samples), np.float32),
+        np.tile([ids.index(name) for name in order], (len(samples), 1)),
+        num_before=model.window.num_before,
+        num_samples=model.window.num_samples,
+    )
+    found = classify_columns(place_heads(model, order, model.window, CPU), waveforms, CPU)
+    assert (expected > 0.5).sum() > 50
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_both_heads_fire_where_two_fired_at_once(session, model):

@@ -16,7 +16,7 @@ class Answer:
         return json.loads(self.body)
 
 
-def request(app, method, path, headers=(), chunks=(b"",)):
+def request(app, method, path, headers=(), chunks=(b"",), client="127.0.0.1"):
     """One request with its body in chunks, made as they are asked for where they are no list.
 
     An error where the application does not answer once and wholly.
@@ -29,7 +29,7 @@ def request(app, method, path, headers=(), chunks=(b"",)):
         "path": path,
         "query_string": b"",
         "headers": encode(headers),
-        "client": ("127.0.0.1", 9),
+        "client": (client, 9),
         "server": ("127.0.0.1", 3000),
     }
     last = len(chunks) - 1 if isinstance(chunks, Sequence) else -1

@@ -172,3 +172,13 @@ def test_headers_of_answers():
     assert page["referrer-policy"] == "no-referrer"
     assert "cache-control" not in page
     assert request(app, "GET", "/jobs").headers["x-content-type-options"] == "nosniff"  # refusals too
+
+
+def test_without_a_key_other_machines_are_refused_whatever_they_call_the_server():
+    app = make_app(None)
+    here = request(app, "GET", "/jobs", [("Host", "localhost:3000")])
+    there = request(app, "GET", "/jobs", [("Host", "localhost:3000")], client="192.0.2.7")
+    assert (here.status, there.status) == (200, 403)
+    assert "192.0.2.7" in there.json()["error"]
+    told_to = make_app(None, is_loopback=False)
+    assert request(told_to, "GET", "/jobs", [("Host", "lab:3000")], client="192.0.2.7").status == 200

@@ -70,8 +70,8 @@ class TestWhatIsFine:
     [
         (b"", r"a.h5 is empty \(0 bytes\)"),
         (b"<html>" * 1000, "a.h5 is not an HDF5 file"),
-        (b"\x89HDF\r\n\x1a\n", "a.h5 cannot be opened: |is cut short"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(range(256)) * 8, "a.h5 cannot be opened: "),
+        (b"\x89HDF\r\n\x1a\n", "a.h5 (cannot be opened: Unable|is cut short)"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(range(256)) * 8, "a.h5 cannot be opened: Unable"),
     ],
 )
 def test_no_hdf5(tmp_path, content, message):
@@ -85,6 +85,15 @@ def test_cut_short(tmp_path):
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size // 2)
     refused(path, "a.nwb is cut short: it ends at")
+
+
+def test_while_it_is_written(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        fill(file)
+        file.flush()
+        with pytest.raises(ServiceError, match=r"a\.h5 is open in another program"):
+            check_file(tmp_path / "a.h5", ())
+    check_file(tmp_path / "a.h5", ())
 
 
 class TestOutside:
@@ -142,6 +151,17 @@ class TestOutside:
             self.link(here, f"c{k + 1}.h5" if k < 5 else "raw.h5", f"c{k}.h5")
         refused(here / "c0.h5", "from one to the next more than 4 times", (here,))
         inspect_path(here / "c3.h5", (here,))
+
+    def test_by_the_name_that_hdf5_opens(self, here):
+        """A file that is reached by a symlink leads on from there, not from where it lies."""
+        for name in ("near", "far"):
+            (here / name).mkdir()
+        self.link(here, "raw.h5", "far/b.h5")
+        make(here / "far/raw.h5", fill)
+        (here / "near/b.h5").symlink_to(here / "far/b.h5")
+        inspect_path(self.link(here, "near/b.h5"), (here,))
+        (here / "near/raw.h5").symlink_to(here.parent / "out.h5")
+        refused(here / "a.h5", "is not in a folder", (here,))
 
     def test_patterns_of_names(self, here):
         def build(file):

@@ -15,6 +15,7 @@ from service.upload_routes import routes
 from service.uploads import Uploads
 
 BODY = bytes(range(256)) * 5000
+TOTAL = len(BODY)
 SHA256 = hashlib.sha256(BODY).hexdigest()
 
 
@@ -58,7 +59,7 @@ def folder(tmp_path):
     return tmp_path / "data" / "uploads"
 
 
-def put_part(client, first, last, total=len(BODY), name="a.nwb", **query):
+def put_part(client, first, last, total=TOTAL, name="a.nwb", **query):
     headers = {"Content-Range": f"bytes {first}-{last}/{total}"}
     return client.put(f"/uploads/{name}", content=BODY[first : last + 1], headers=headers, params=query)
 
