@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_server import RESULT, serving
 
 import accm_core.client as client_module
 from accm_core.client import OVERLAP, RECORD, Client, ServiceError
+from tests.service.fake_server import RESULT, serving
 
 SOURCE = Path(client_module.__file__)
 ALLOWED = {"numpy", "httpx", "websockets"}
