@@ -90,9 +90,9 @@ class RealServer:
 
 @pytest.fixture(scope="session")
 def session_file(tmp_path_factory) -> Path:
-    """Twenty seconds of a tetrode."""
+    """Ten seconds of a tetrode."""
     path = tmp_path_factory.mktemp("session") / "session.nwb"
-    arguments = ["simulate", str(path), "--probe", "tetrode", "--duration", "20", "--seed", "2", "--quiet"]
+    arguments = ["simulate", str(path), "--probe", "tetrode", "--duration", "10", "--seed", "2", "--quiet"]
     assert CliRunner().invoke(command, arguments).exit_code == 0
     return path
 
