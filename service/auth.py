@@ -37,7 +37,12 @@ def protections(key: str | None, *, is_loopback: bool) -> tuple[Middleware, ...]
         if key is not None
         else Middleware(OriginMiddleware, is_loopback=is_loopback)
     )
-    return Middleware(HeadersMiddleware), gate, Middleware(BodyLimitMiddleware), Middleware(ErrorFormMiddleware)
+    return (
+        Middleware(HeadersMiddleware),
+        gate,
+        Middleware(BodyLimitMiddleware),
+        Middleware(ErrorFormMiddleware),
+    )
 
 
 class ApiKeyMiddleware:

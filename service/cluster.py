@@ -1,6 +1,7 @@
 """The workers that jobs run on: an embedded Dask cluster of this process, or a lab's own."""
 
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
