@@ -10,9 +10,9 @@ from pathlib import Path
 import h5py
 import httpx
 import pytest
+from server_process import free_port, wait_for
 
 import accm_core
-from tests.service.conftest import free_port, wait_for
 
 QUICK = {"learn": {"num_steps": 25}}
 ENDED = ("done", "failed", "cancelled")
