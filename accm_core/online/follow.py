@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from accm_core.online.units import main_channels, main_heights
 from accm_core.sorting.match import TemplateBank
 from accm_core.sorting.templates import silence_channels
 
@@ -46,10 +47,7 @@ class FollowedBank:
 def describe_bank(bank: TemplateBank, whitening: np.ndarray) -> FollowedBank:
     """Find each unit's main channel and height in µV, by taking the whitening back."""
     templates = bank.templates @ np.linalg.pinv(whitening)
-    main = np.ptp(templates, axis=1).argmax(axis=1)
-    course = templates[np.arange(len(main)), :, main]
-    height = course[np.arange(len(main)), np.abs(course).argmax(axis=1)]
-    return FollowedBank(bank, main, height.astype(np.float32))
+    return FollowedBank(bank, main_channels(templates), main_heights(templates).astype(np.float32))
 
 
 class Follower:
@@ -73,7 +71,7 @@ class Follower:
         self._building: Future[FollowedBank] | None = None
 
     def add(self, unit_index: np.ndarray, points: np.ndarray) -> None:
-        """Add clean spikes: their units, (n,), and what the kernels gave at them, (n, n_basis * n_channels)."""
+        """Add clean spikes: their units, (n,), and what the kernels gave, (n, n_basis * n_channels)."""
         np.add.at(self._total, unit_index, points)
         np.add.at(self._counts, unit_index, 1)
 

@@ -28,7 +28,7 @@ class History:
         self._rows[self._stop : self._stop + len(rows)] = rows
         self._stop += len(rows)
 
-    def fill(self, row: np.ndarray) -> None:
+    def fill(self, row: np.ndarray | float) -> None:
         """Make all that is kept this row, (num_columns,) or a number."""
         self._stop = self._num_rows
         self.newest[:] = row

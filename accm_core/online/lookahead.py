@@ -43,7 +43,7 @@ class LookAhead:
 
 
 def make_lookahead(sampling_frequency: float, num_after: int) -> LookAhead:
-    """For a stream of this sampling frequency (Hz) and templates with ``num_after`` samples after the peak."""
+    """For a stream of this rate (Hz) and templates with ``num_after`` samples after the peak."""
     fs = sampling_frequency
     return LookAhead(
         step=to_samples(STEP_MS, fs),

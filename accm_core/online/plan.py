@@ -6,14 +6,14 @@ import numpy as np
 
 from accm_core.errors import ModelError
 from accm_core.online.lookahead import LookAhead, make_lookahead
-from accm_core.online.units import KnownUnits
+from accm_core.online.units import main_channels
 from accm_core.params import MatchParams, SorterParams
 from accm_core.signal.geometry import channel_distances
 from accm_core.signal.preprocess import Preprocessor, measure_preprocessor
 from accm_core.sorting.match import TemplateBank, build_bank
 from accm_core.sorting.recover import MIN_SCALE_STD
 from accm_core.sorting.templates import silence_channels
-from accm_core.types import Recording
+from accm_core.types import KnownUnits, Recording
 
 MAX_RATE_ERROR = 1e-3
 """Share by which the sampling frequency may differ from that of the units: half a sample at a spike's end."""
@@ -99,8 +99,7 @@ def make_plan(
     lookahead = make_lookahead(units.sampling_frequency, units.templates.shape[1] - units.num_before - 1)
     templates = units.templates[:, : units.num_before + lookahead.after + 1]
     rows = {name: row for row, name in enumerate(units.channel_ids)}
-    height = np.ptp(templates, axis=1)
-    home = height.argmax(axis=1) if len(units) else np.zeros(0, dtype=np.int64)
+    home = main_channels(templates)
     shanks = []
     for preprocessor in preprocessors:
         ids = [recording.channel_ids[channel] for channel in preprocessor.channels]
@@ -138,9 +137,9 @@ def check_units(units: KnownUnits, channel_ids: tuple[str, ...], sampling_freque
     missing = [name for name in units.channel_ids if name not in channel_ids]
     if missing:
         raise ModelError(
-            f"The model is for another probe: {len(missing)} of its {len(units.channel_ids)} channels, such as "
-            f"{missing[0]!r}, are not among the {len(channel_ids)} of this stream. Calibrate on this probe, or "
-            "give channel_ids as they were."
+            f"The model is for another probe: {len(missing)} of its {len(units.channel_ids)} channels, such "
+            f"as {missing[0]!r}, are not among the {len(channel_ids)} of this stream. Calibrate on this "
+            "probe, or give channel_ids as they were."
         )
     if abs(sampling_frequency / units.sampling_frequency - 1) > MAX_RATE_ERROR:
         raise ModelError(

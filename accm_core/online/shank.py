@@ -6,8 +6,8 @@ import numpy as np
 
 from accm_core.online.filter import design_filter, slide
 from accm_core.online.history import History
-from accm_core.online.plan import ShankPlan
 from accm_core.online.lookahead import LookAhead
+from accm_core.online.plan import ShankPlan
 from accm_core.params import MatchParams, to_samples
 from accm_core.signal.median import median_over_channels
 from accm_core.signal.snippets import LANCZOS_TAPS, lanczos_kernel
@@ -62,26 +62,17 @@ class ShankStream:
         self._overlap_reach = to_samples(OVERLAP_MS, sampling_frequency)
         bank, step = plan.bank, lookahead.step
         num_channels = len(plan.preprocessor.channels)
-        weights = design_filter(
-            plan.preprocessor.bandpass, history=lookahead.history, ahead=lookahead.filter
-        )
+        weights = design_filter(plan.preprocessor.bandpass, history=lookahead.history, ahead=lookahead.filter)
         self._filter = slide(weights[None].astype(np.float32), step)
         self._kernels = slide(bank.kernels, step)
         self._raw = History(self._filter.shape[1], num_channels)
         self._traces = History(self._kernels.shape[1], num_channels)
         # fits in which spikes are looked for, and what surrounds them
         self._num_fits = lookahead.decide + step + MIN_EDGE
-        self._projected = History(
-            self._num_fits + step + 2 * LANCZOS_TAPS, len(bank.kernels) * num_channels
-        )
+        self._projected = History(self._num_fits + step + 2 * LANCZOS_TAPS, len(bank.kernels) * num_channels)
         self._fits = History(self._num_fits, len(bank.weights))
         self.use_bank(bank)
         self.start()
-
-    @property
-    def whitening(self) -> np.ndarray:
-        """As in `Preprocessor`."""
-        return self._preprocessor.whitening
 
     def start(self) -> None:
         """Begin a segment."""
@@ -112,9 +103,9 @@ class ShankStream:
         used = raw[:, self._preprocessor.channels]
         if self._end == 0:
             self._raw.fill(used[0])
-            self._traces.fill(np.float32(0.0))
-            self._projected.fill(np.float32(0.0))
-            self._fits.fill(np.float32(0.0))
+            self._traces.fill(0.0)
+            self._projected.fill(0.0)
+            self._fits.fill(0.0)
         self._end += num_new
         self._raw.append(used)
         traces = self._filter @ self._raw.newest

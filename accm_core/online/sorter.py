@@ -139,6 +139,8 @@ class OnlineSorter:
         self._update_steps = round(UPDATE_S * plan.sampling_frequency / self._step)
         self._swap_steps = round(SWAP_S * plan.sampling_frequency / self._step)
         self._num_steps = 0
+        self._pending = np.zeros((0, plan.num_channels), dtype=np.float32)
+        self._last = np.zeros(plan.num_channels, dtype=np.float32)
         self._begin_segment(first_sample)
 
     @property
@@ -151,7 +153,7 @@ class OnlineSorter:
         self._num_fed += len(traces)
         pending = np.concatenate([self._pending, traces]) if len(self._pending) else traces
         whole = len(pending) - len(pending) % self._step
-        found = [self._work(pending[k : k + self._step]) for k in range(0, whole, self._step)]
+        found = self._work(pending[:whole])
         self._pending = np.array(pending[whole:], dtype=np.float32)
         return self._report(found, self._start + self._num_fed)
 
@@ -163,14 +165,13 @@ class OnlineSorter:
         The traces are continued by their last sample, as they are before their first.
         """
         stop = self._start + self._num_fed
-        found = []
+        found: list[OnlineSpikes] = []
         if self._num_fed > 0:
-            self._last = self._pending[-1] if len(self._pending) else self._last
-            missing = -len(self._pending) % self._step + self._plan.lookahead.total
-            num_samples = len(self._pending) + missing + -(len(self._pending) + missing) % self._step
-            padded = np.tile(self._last, (num_samples, 1))
+            num_samples = len(self._pending) + self._plan.lookahead.total
+            num_samples += -num_samples % self._step
+            padded = np.tile(self._pending[-1] if len(self._pending) else self._last, (num_samples, 1))
             padded[: len(self._pending)] = self._pending
-            found = [self._work(padded[k : k + self._step]) for k in range(0, num_samples, self._step)]
+            found = self._work(padded)
         spikes = self._report(found, stop)
         self._begin_segment(stop if next_sample is None else next_sample)
         return spikes
@@ -183,28 +184,33 @@ class OnlineSorter:
     def _begin_segment(self, first_sample: int) -> None:
         self._start = self.acknowledged = first_sample
         self._num_fed = self._num_worked = 0
-        self._pending = np.zeros((0, self._plan.num_channels), dtype=np.float32)
+        self._pending = self._pending[:0]
         for shank in self._shanks:
             shank.stream.start()
 
-    def _work(self, raw: np.ndarray) -> OnlineSpikes:
-        """One step of all shanks."""
-        self._last = raw[-1]
-        self._num_steps += 1
-        phase = self._num_steps % self._update_steps
-        for shank in self._shanks:
-            if phase == 0:
-                shank.begin_update()
-            elif phase == self._swap_steps:
-                shank.take_update()
-        self._num_worked += len(raw)
-        return OnlineSpikes.join([shank.step(raw) for shank in self._shanks])
+    def _work(self, traces: np.ndarray) -> list[OnlineSpikes]:
+        """Some steps of all shanks."""
+        found = []
+        for first in range(0, len(traces), self._step):
+            raw = traces[first : first + self._step]
+            self._last = raw[-1].copy()
+            self._num_steps += 1
+            phase = self._num_steps % self._update_steps
+            for shank in self._shanks:
+                if phase == 0:
+                    shank.begin_update()
+                elif phase == self._swap_steps:
+                    shank.take_update()
+                found.append(shank.step(raw))
+        self._num_worked += len(traces)
+        return found
 
     def _report(self, found: list[OnlineSpikes], stop: int) -> OnlineSpikes:
         """Spikes of these steps that are within the segment, in order."""
-        spikes = OnlineSpikes.join(found)
+        spikes = OnlineSpikes.join([part for part in found if len(part)])
         spikes = replace(spikes, sample_index=spikes.sample_index + self._start)
         inside = (spikes.sample_index >= self._start) & (spikes.sample_index < stop)
+        order = np.lexsort((spikes.unit_index, spikes.sample_index))
         decided = self._start + self._num_worked - self._plan.lookahead.decided
         self.acknowledged = min(max(decided, self._start), stop)
-        return spikes.select(np.flatnonzero(inside)[np.lexsort((spikes.unit_index[inside], spikes.sample_index[inside]))])
+        return spikes.select(order[inside[order]])
