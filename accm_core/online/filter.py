@@ -9,8 +9,8 @@ from accm_core.signal.filter import Bandpass
 NUM_FREQUENCIES = 8192
 """On which the filter is designed: finer than any edge of the band."""
 SLOW_POWER, SLOW_HZ, SLOW_SLOPE, SLOWEST_HZ = 5.0, 300.0, 3.0, 3.0
-"""What is assumed to come in: white noise of power 1, and slow potentials of power 5 at 300 Hz that grows with
-the third power towards slower ones, as local field potentials do, down to 3 Hz."""
+"""What is assumed to come in: white noise of power 1, and slow potentials of power 5 at 300 Hz that grows
+with the third power towards slower ones, as local field potentials do, down to 3 Hz."""
 
 
 def design_filter(bandpass: Bandpass, *, history: int, ahead: int) -> np.ndarray:
@@ -31,9 +31,10 @@ def design_filter(bandpass: Bandpass, *, history: int, ahead: int) -> np.ndarray
     Notes
     -----
     The best linear prediction (Wiener 1949) of the offline sorter's traces from what has arrived, so that
-    offline templates fit online traces as they are. With 1 ms ahead, white noise is off by 4 % of its standard
-    deviation; of an offset 0.01 % are let through, of a hum of 60 Hz 1.2 %. With 3 ms it is 1 %, 0.00 % and
-    0.3 %. The offline response itself, cut off at 1 ms, would let through 1.2 % of an offset, at 2 ms 4.8 %.
+    offline templates fit online traces as they are. With 1 ms ahead, white noise is off by 4 % of its
+    standard deviation; of an offset 0.01 % are let through, of a hum of 60 Hz 1.2 %. With 3 ms it is 1 %,
+    0.00 % and 0.3 %. The offline response itself, cut off at 1 ms, would let through 1.2 % of an offset, at
+    2 ms 4.8 %.
     """
     num_samples = 2 * NUM_FREQUENCIES
     frequencies = fft.rfftfreq(num_samples, 1 / bandpass.sampling_frequency)

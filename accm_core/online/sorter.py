@@ -41,6 +41,10 @@ class OnlineSpikes:
         """The spikes at ``rows`` (indices or mask)."""
         return OnlineSpikes(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
+    def move(self, delay: int) -> "OnlineSpikes":
+        """The spikes ``delay`` samples later."""
+        return replace(self, sample_index=self.sample_index + delay)
+
     @staticmethod
     def join(parts: "list[OnlineSpikes]") -> "OnlineSpikes":
         """One after another."""
@@ -207,8 +211,7 @@ class OnlineSorter:
 
     def _report(self, found: list[OnlineSpikes], stop: int) -> OnlineSpikes:
         """Spikes of these steps that are within the segment, in order."""
-        spikes = OnlineSpikes.join([part for part in found if len(part)])
-        spikes = replace(spikes, sample_index=spikes.sample_index + self._start)
+        spikes = OnlineSpikes.join([part for part in found if len(part)]).move(self._start)
         inside = (spikes.sample_index >= self._start) & (spikes.sample_index < stop)
         order = np.lexsort((spikes.unit_index, spikes.sample_index))
         decided = self._start + self._num_worked - self._plan.lookahead.decided
