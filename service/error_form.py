@@ -33,7 +33,7 @@ class ErrorFormMiddleware:
             else:
                 parts.append(message.get("body", b""))
                 if not message.get("more_body", False):
-                    start, first = None, start
+                    first, start = start, None
                     body = _form(first, b"".join(parts), scope)
                     await send(first)
                     await send({"type": "http.response.body", "body": body})
