@@ -101,7 +101,6 @@ class Dispatcher(threading.Thread):
         """Connect, and give out jobs until closed or something fails."""
         cluster = Cluster(self._settings, self._take_news)
         try:
-            self.problem = None
             while not self._stopping.wait(TICK_S):
                 self._tick(cluster)
         finally:
@@ -113,6 +112,7 @@ class Dispatcher(threading.Thread):
 
     def _tick(self, cluster: Cluster) -> None:
         places = cluster.places()
+        self.problem = None if places else "The scheduler has no workers; jobs wait until one comes."
         addresses = {place.address for place in places}
         for job_id, running in list(self._running.items()):
             if running.future.done():

@@ -86,8 +86,8 @@ class SpikeSorter:
         self.server.close()
 
     async def __is_ready__(self) -> bool:
-        """Whether jobs can run."""
-        return self.server.dispatcher.problem is None
+        """Whether jobs are taken; a lab's scheduler that is away for a while lets them wait."""
+        return self.server.dispatcher.is_alive()
 
     async def __metrics__(self, text: str) -> str:
         """BentoML's metrics and ours."""

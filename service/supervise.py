@@ -92,8 +92,11 @@ def run_job(task: Task, on_news: Callable[[dict[str, Any]], None]) -> Outcome:
             _kill(process)
             with _lock:
                 _running.pop(task.id, None)
+                was_stopped = task.id in _stopped
                 _stopped.discard(task.id)
-    if outcome.interrupted is not None and code < 0:
+    if outcome.interrupted is not None and was_stopped:
+        outcome = Outcome(interrupted="The job was stopped.")
+    elif outcome.interrupted is not None and code < 0:
         name = signal.Signals(-code).name
         hint = " It may have run out of memory." if name == "SIGKILL" else ""
         outcome = Outcome(interrupted=f"The job's process was ended by {name}.{hint}")

@@ -29,7 +29,7 @@ async function look() {
   } catch (error) {
     if (!(error instanceof NeedsKey)) {
       openShell();
-      tell(byId("down"), error instanceof Unreachable ? "The server does not answer. Trying again by itself; what runs there goes on." : error.message);
+      tell(byId("down"), error instanceof Unreachable ? "The server does not answer. Trying again by itself; its jobs are kept." : error.message);
     }
   }
   isLooking = false;

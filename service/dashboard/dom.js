@@ -72,8 +72,7 @@ export class Rows {
       this.rows.delete(key);
     }
     if (lost) this.fallback.focus();
-    else if (focused !== document.activeElement && focused.isConnected) refocus(focused);
-    else if (focused.hidden) refocus(focused);
+    else if (focused.isConnected && (focused !== document.activeElement || focused.hidden)) refocus(focused);
   }
 }
 

@@ -155,7 +155,7 @@ async function cancel(job, parts) {
 /** What is folded away: warnings, the request, the log; fetched when it is opened, and while the job runs. */
 function makeDetails(job, name) {
   const text = el("pre", { tabindex: "0", "aria-label": `Log of ${name}`, role: "region" });
-  const asked = el("pre");
+  const asked = el("pre", { tabindex: "0", "aria-label": `What was asked for with ${name}`, role: "region" });
   const warnings = el("ul", { class: "warnings", hidden: true });
   const node = el("div", { class: "more", id: `details-${job.id}`, hidden: true }, warnings, el("h4", { text: "Log" }), text, el("h4", { text: "Asked for" }), asked);
   const button = el("button", { type: "button", class: "quiet fold", text: "Details", "aria-label": `Details of ${name}`, "aria-expanded": "false", "aria-controls": node.id, onclick: fold });
@@ -169,7 +169,8 @@ function makeDetails(job, name) {
     try {
       const full = await request("GET", `jobs/${part(job.id)}`);
       setText(text, full.log?.length ? full.log.join("\n") : "Nothing yet.");
-      setText(asked, words.outline({ job: full.id, kind: full.kind, ...(full.request ?? {}), attempts: full.attempts }));
+      const { params, ...wanted } = full.request ?? {};
+      setText(asked, words.outline({ job: full.id, kind: full.kind, attempts: full.attempts, ...wanted, ...params }));
       warnings.replaceChildren(...(full.result?.warnings ?? []).map((line) => el("li", { text: line })));
       warnings.hidden = !warnings.childElementCount;
     } catch (error) {

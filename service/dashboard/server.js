@@ -10,6 +10,7 @@ const rows = new Rows((upload) => upload.name, makeRow, byId("uploads-title"));
 export async function refreshServer() {
   const server = await request("GET", "server");
   const facts = [
+    ...(server.problem ? [["State", server.problem]] : []),
     ["Version", server.version],
     ["Device", server.device],
     ["GPUs", server.gpus?.length ? server.gpus.join(", ") : "none"],

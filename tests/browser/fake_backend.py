@@ -111,6 +111,7 @@ class FakeBackend:
         routes = [
             *page.routes,
             Route("/server", self._server_facts),
+            Route("/docs.json", self._docs),
             Route("/jobs", self._list_jobs),
             Route("/jobs/{id}", self._job, methods=["GET", "DELETE"]),
             Route("/jobs/{id}/{leaf}", self._leaf),
@@ -149,6 +150,14 @@ class FakeBackend:
                 "disk": {"free": 1_310_000_000_000, "used": 214_000_000_000, "quota": None},
             }
         )
+
+    async def _docs(self, request: Request) -> Response:
+        threshold = {"type": "number", "default": 5.0, "description": "Height a peak must exceed."}
+        schemas = {
+            "SorterParams": {"properties": {"detect": {"$ref": "#/components/schemas/DetectParams"}}},
+            "DetectParams": {"properties": {"threshold": threshold}},
+        }
+        return JSONResponse({"components": {"schemas": schemas}})
 
     async def _list_jobs(self, request: Request) -> Response:
         state, limit = request.query_params.get("state"), int(request.query_params.get("limit", 50))

@@ -1,13 +1,25 @@
 """The page at ``/`` in a real browser, against a server whose jobs do what the test says."""
 
 import re
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_backend import FakeBackend, ago
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 pytestmark = pytest.mark.browser
+
+CHROMIUM = shutil.which("chromium")
+ARGUMENTS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+PATIENCE_MS = 20_000  # of a loaded machine; nothing waits for it that goes well
+LOST_CONNECTION = "net::ERR_"  # what the browser itself says of a server that is away
+REFUSED = "the server responded with a status of"
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SLICE = 8 * 1024**2  # the first slice of an upload
@@ -36,6 +48,54 @@ CONTRAST = """() => {
   }
   return least;
 }"""  # noqa: E501
+
+
+expect.set_options(timeout=PATIENCE_MS)
+
+
+@pytest.fixture(scope="module")  # Playwright keeps an event loop running: no other module may meet it
+def chromium() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def backend() -> Iterator[FakeBackend]:
+    server = FakeBackend()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def open_page(chromium: Browser, backend: FakeBackend) -> Iterator[Callable[..., Page]]:
+    """Open the page in a browser of its own; no page may ask another server or complain in the console."""
+    contexts, foreign, complaints = [], [], []
+
+    def heard(text: str) -> None:
+        if LOST_CONNECTION not in text and REFUSED not in text:
+            complaints.append(text)
+
+    def open_(*, view: str = "", **settings: Any) -> Page:
+        context = chromium.new_context(reduced_motion="reduce", **settings)
+        context.set_default_timeout(PATIENCE_MS)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda sent: sent.url.startswith(backend.url) or foreign.append(sent.url))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda said: said.type in ("error", "warning") and heard(said.text))
+        page.on("dialog", lambda dialog: dialog.accept())  # leaving while a file is sent
+        page.goto(f"{backend.url}#{view}")
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert (foreign, complaints) == ([], [])
 
 
 def look_again(page: Page) -> None:
@@ -203,6 +263,28 @@ def test_server_goes_and_comes_back_while_a_file_is_sent(backend, open_page, ses
     assert backend.contents["mouse_12.nwb"] == session.read_bytes()
 
 
+def test_upload_waits_where_the_server_is_busy_with_it(backend, open_page, session):
+    backend.refusals["/uploads/mouse_12.nwb"] = (409, {"error": "The upload is being written."})
+    page = open_page()
+    choose_file(page, session)
+    press_sort(page)
+    expect(page.get_by_text("The server is busy with this file")).to_be_visible()
+    backend.refusals.clear()
+    expect(row(page, "mouse_12.nwb")).to_be_visible()
+    assert backend.contents["mouse_12.nwb"] == session.read_bytes()
+
+
+def test_upload_is_refused_for_good(backend, open_page, session):
+    error = "The upload has 16777227 bytes; the limit is 1000 (ACCM_MAX_UPLOAD)."
+    backend.refusals["/uploads/mouse_12.nwb"] = (413, {"error": error})
+    page = open_page()
+    choose_file(page, session)
+    press_sort(page)
+    expect(page.get_by_text(error)).to_be_visible()
+    page.get_by_role("button", name="Dismiss mouse 12.nwb").click()
+    expect(page.get_by_text("No session has been sorted yet")).to_be_visible()
+
+
 def test_upload_is_cancelled(backend, open_page, session):
     backend.hold_uploads()
     page = open_page()
@@ -213,8 +295,7 @@ def test_upload_is_cancelled(backend, open_page, session):
     page.get_by_role("button", name="Cancel mouse 12.nwb").click()
     expect(row(page, "mouse 12.nwb")).to_have_count(0)
     expect(page.get_by_text("No session has been sorted yet")).to_be_visible()
-    visit_server = page.get_by_role("link", name="Server")
-    visit_server.click()
+    page.get_by_role("link", name="Server").click()
     expect(page.get_by_text("No file is on the server.")).to_be_visible()
 
 
@@ -234,6 +315,19 @@ def test_job_is_cancelled_by_keyboard_and_the_focus_stays(backend, open_page):
     page.get_by_role("button", name="Cancel a.nwb").press("Enter")
     expect(row(page, "a.nwb").get_by_text("cancelled")).to_be_visible()
     expect(row(page, "a.nwb").locator(".title")).to_be_focused()
+
+
+def test_focus_and_what_is_unfolded_stay_when_a_row_moves(backend, open_page):
+    backend.add_job("a", "running", started=ago(3), stage="learn", fraction=0.2)
+    page = open_page()
+    details = page.get_by_role("button", name="Details of a.nwb")
+    details.press("Enter")
+    expect(page.get_by_text("Nothing yet.")).to_be_visible()
+    backend.add_job("a", "done", finished=ago(0), result={"units": 1, "spikes": 9, "labels": {"good": 1}})
+    look_again(page)
+    expect(page.locator("#jobs-ended").get_by_text("1 good")).to_be_visible()
+    expect(details).to_be_focused()
+    expect(page.get_by_text("Nothing yet.")).to_be_visible()
 
 
 def test_failure_is_shown_in_full_with_its_log(backend, open_page):
@@ -257,6 +351,9 @@ def test_parameters_are_read_and_refusals_shown(backend, open_page):
     page.get_by_label("Parameters, one a line").fill("detect.threshold")
     press_sort(page)
     expect(page.get_by_text("Parameters, line 1: “detect.threshold” is not of the form")).to_be_visible()
+    page.get_by_label("Parameters, one a line").fill("")
+    page.get_by_role("button", name="detect.threshold = 5").click()
+    expect(page.get_by_label("Parameters, one a line")).to_have_value("detect.threshold = 5")
     settings = "# as always\ndetect.threshold = 1\n\nmotion.correct=off\ndetect.peak_sign = both"
     page.get_by_label("Parameters, one a line").fill(settings)
     press_sort(page)
@@ -380,17 +477,16 @@ def check_layout(page: Page) -> None:
 
 def test_hidden_page_asks_nothing(backend, open_page):
     page = open_page()
-    expect(page.get_by_text("No session has been sorted yet")).to_be_visible()
     page.clock.install()
-    page.evaluate("Object.defineProperty(document, 'hidden', { value: true, configurable: true })")
-    look_again(page)
-    page.clock.run_for(2000)  # a look that had begun
+    page.add_init_script("Object.defineProperty(document, 'hidden', { value: true, configurable: true })")
+    page.reload()
+    expect(page.get_by_role("navigation")).to_be_visible()  # at the end of its only look
     asked = []
     page.on("request", lambda sent: asked.append(sent.url))
     page.clock.run_for(60_000)
     assert asked == []
     page.evaluate("delete document.hidden")
-    look_again(page)
-    expect(page.get_by_role("navigation")).to_be_visible()
     with page.expect_request(re.compile("/jobs")):
+        look_again(page)
+    with page.expect_request(re.compile("/jobs")):  # and from then on by itself
         page.clock.run_for(2000)

@@ -9,10 +9,10 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import checks
+from server_process import KEY, RealServer, free_port
 
 from service.jobs import JobStore
 from service.schemas import Job
-from tests.service.conftest import KEY, RealServer, free_port
 
 NUM_EXAMPLES = int(os.environ.get("ACCM_TEST_EXAMPLES", "12"))
 """Of each route and method."""

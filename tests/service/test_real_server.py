@@ -5,13 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import h5py
 import httpx
 import pytest
+from server_process import free_port, wait_for
 
 import accm_core
-from tests.service.conftest import free_port, wait_for
 
 QUICK = {"learn": {"num_steps": 25}}
 ENDED = ("done", "failed", "cancelled")
@@ -35,7 +36,7 @@ def test_session_is_uploaded_sorted_followed_and_downloaded(client, session_file
     assert told[-1]["state"] == "done", told[-1]["error"]
     fractions = [news["fraction"] for news in told]
     assert fractions == sorted(fractions)
-    assert {"learn", "write"} <= {news["stage"] for news in told}
+    assert "learn" in {news["stage"] for news in told}
 
     result = client.get(f"/jobs/{job['id']}/result")
     assert 'filename="mine_sorted.nwb"' in result.headers["content-disposition"]
@@ -137,7 +138,7 @@ def test_nothing_without_the_key(real_server):
         assert client.get("/readyz").status_code == 200
 
 
-def test_documents_and_metrics_tell_of_all_routes(client, real_server):
+def test_documents_and_metrics_tell_of_all_routes(client):
     docs = client.get("/docs.json").json()
     for path in (
         "/sort",
@@ -157,41 +158,39 @@ def test_documents_and_metrics_tell_of_all_routes(client, real_server):
         True,
         known["gpus"],
     )
-    assert real_server.log().count("Traceback") == 0
 
 
-def test_killed_server_goes_on_where_it_was(own_server, session_file):
+def test_what_is_killed_goes_on_where_it_was(own_server, session_file):
     with own_server.client() as client:
         ids = [submit(client, session_file, seed=seed)["id"] for seed in range(2)]
         wait_for(client, ids[0], "running")
+        os.killpg(find_job_process(own_server), signal.SIGKILL)
+        job = wait_for(client, ids[0], *ENDED)
+        assert (job["state"], job["attempts"]) == ("done", 2)
+        assert any("SIGKILL" in line for line in job["log"])
+        wait_for(client, ids[1], "running")
     own_server.kill(signal.SIGKILL)
     own_server.start()
     with own_server.client() as client:
-        jobs = [wait_for(client, job_id, *ENDED) for job_id in ids]
-        assert [job["state"] for job in jobs] == ["done", "done"], [job["error"] for job in jobs]
-        assert jobs[0]["attempts"] == 2
-        assert len(client.get("/jobs").json()["jobs"]) == 2
+        job = wait_for(client, ids[1], *ENDED)
+        assert (job["state"], job["attempts"]) == ("done", 2), job["error"]
+        assert [known["id"] for known in client.get("/jobs").json()["jobs"]] == ids[::-1]
     for job_id in ids:
         folder = own_server.data / "jobs" / job_id
         assert sorted(path.name for path in folder.iterdir()) == ["report.html", "session_sorted.nwb"]
 
 
-def test_killed_job_is_started_again(own_server, session_file):
-    with own_server.client() as client:
-        job = submit(client, session_file)
-        wait_for(client, job["id"], "running")
-        subprocess.run(["pkill", "-KILL", "-s", str(find_session(own_server))], check=True)
-        job = wait_for(client, job["id"], *ENDED)
-        assert (job["state"], job["attempts"]) == ("done", 2)
-        assert any("SIGKILL" in line for line in job["log"])
-
-
-def find_session(server) -> int:
-    """Session id of the process of the job that runs: it is the leader of its own."""
-    listed = subprocess.run(["ps", "-eo", "sid,args"], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(None, 1) for line in listed.splitlines()[1:]]
-    found = [int(sid) for sid, args in rows if "service.work" in args and sid != str(server.process.pid)]
-    return found[-1]
+def find_job_process(server) -> int:
+    """The process of the job that runs; it leads a group of its own."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (folder / "cmdline").read_bytes()
+            environment = (folder / "environ").read_bytes()
+        except OSError:  # it has just ended
+            continue
+        if b"service.work" in arguments and str(server.data).encode() in environment:
+            return int(folder.name)
+    raise AssertionError("no job's process is there")
 
 
 def test_setup_is_checked_before_the_start(tmp_path):
