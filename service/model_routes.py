@@ -48,6 +48,8 @@ async def export_model(request: Request) -> Response:
     """A model as a file."""
     name = request.path_params["name"]
     entry = await run_in_threadpool(_find, name)
+    if entry.problem:  # it may be anything, a link to it as well
+        raise ServiceError(409, entry.problem)
     return FileResponse(entry.path, filename=f"{name}.safetensors", media_type="application/octet-stream")
 
 

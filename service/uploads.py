@@ -48,7 +48,9 @@ class Uploads:
 
     def list(self) -> list[dict[str, Any]]:
         """All uploads, whole or not, by name."""
-        names = {path.name for path in self.folder.iterdir() if NAME.fullmatch(path.name)}
+        names = {
+            path.name for path in self.folder.iterdir() if NAME.fullmatch(path.name) and not path.is_symlink()
+        }
         names |= {path.name[1:-5] for path in self.folder.glob(".*.part")}
         return [self.describe(name) for name in sorted(names)]
 
@@ -63,7 +65,7 @@ class Uploads:
         check_name(name)
         whole, part = self.folder / name, self._part(name)
         path = part if part.is_file() else whole  # a part replaces a whole file once it is whole
-        if not path.is_file():
+        if path.is_symlink() or not path.is_file():  # links are none of ours
             raise ServiceError(404, f"There is no upload {name!r}. See GET /uploads.")
         status, known = path.stat(), self._read_notes(name)
         return {
