@@ -112,8 +112,15 @@ def test_what_is_wrong_is_said(server, session, tmp_path, route, answer, words):
     assert words in said
 
 
-def test_a_service_that_asks_for_no_key_is_not_sound(server, session, tmp_path):
-    server.without_key = (200, {"jobs": []})
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (200, "GET /jobs was answered without a key; it should be 401."),
+        (500, "Without a key it should be 401"),
+    ],
+)
+def test_a_service_that_does_not_ask_for_the_key_is_not_sound(server, session, tmp_path, status, words):
+    server.without_key = (status, {"jobs": []})
     code, _, said = check(server.address, session, tmp_path / "sorted.nwb")
     assert code == 1
-    assert said == "check_service: GET /jobs was answered without a key; it should be 401.\n"
+    assert said.startswith(f"check_service: {words}")
