@@ -1,4 +1,4 @@
-"""``/stream``: online sorting over a websocket, each session in a process of its own; ``/streams`` lists them.
+"""``/stream``: online sorting over a websocket, a process for each session; ``/streams`` lists them.
 
 The route passes messages on between the socket and the session's process, and measures how long answers take.
 """
@@ -246,7 +246,7 @@ async def _relay(socket: WebSocket, session: _Session) -> None:
 
 
 async def _pass_in(socket: WebSocket, session: _Session, begun: asyncio.Event) -> None:
-    """From the client to the session's process, no faster than that takes it; ends when the client is gone."""
+    """From the client to the session's process, no faster than it takes; ends when the client is gone."""
     await begun.wait()
     pipe = session.process.stdin
     while pipe is not None:
