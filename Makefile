@@ -7,7 +7,7 @@ DEMO := demo
 TORCH := $(shell grep '^torch==' constraints.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-all lint check benchmark constraints clean
+.PHONY: help setup demo test test-all lint check benchmark container-check constraints clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make test    run the tests (test-all: with the slow ones)"
 	@echo "make setup   install everything in .venv; the command is then .venv/bin/accm"
 	@echo "make lint    format, lint, types, import contracts"
+	@echo "make container-check   build the image, and sort a session by the service in it"
 	@echo "make benchmark   measure accm, its ablations and other sorters (an hour); writes benchmarks/RESULTS.md"
 
 setup: $(VENV)/.stamp
@@ -26,7 +27,7 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt $(TORCH)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e . --group dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[service]' --group dev
 	@touch $@
 
 demo: setup
@@ -55,6 +56,9 @@ check: lint test
 benchmark: setup
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group benchmarks
 	$(BIN)/python -m benchmarks.run
+
+container-check:  # builds the image, starts the service in it, sorts a session there
+	deploy/container_check.sh
 
 constraints: setup
 	{ echo '# What CI installs, pinned. Made by `make constraints` from a set-up that passed.'; \

@@ -52,9 +52,9 @@ def show(
 ) -> None:
     """Show a model's card: what it is, what it was trained on and how."""
     with terminal(as_json=as_json, verbose=verbose) as out:
-        from accm_core.models import find_model, load_model
+        from accm_core.models import find_model, load_any
 
-        path, model = find_model(name), load_model(name)
+        path, model = find_model(name), load_any(name)
         result = {
             "name": name,
             "file": str(path),

@@ -1103,11 +1103,11 @@ def _refusal(status: int, reason: str, body: bytes) -> ServiceError:
     except ValueError:
         answer = None
     if not isinstance(answer, dict) or "error" not in answer:
-        if status in (401, 403):
-            text = "The service asks for its key: set ACCM_API_KEY to it"
-        else:
-            text = f"The service answered {status} {reason}: {body[:200].decode(errors='replace').strip()}"
-        return ServiceError(text.rstrip(": ") + ".", status)
+        said = body[:200].decode(errors="replace").strip()
+        remedy = " Is ACCM_API_KEY its key?" if status in (401, 403) else ""
+        return ServiceError(
+            f"The service answered {status} {reason}: {said}".rstrip(": ") + f".{remedy}", status
+        )
     details = answer.get("detail")
     lines = [str(answer["error"])]
     lines += [

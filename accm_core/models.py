@@ -12,8 +12,10 @@ from typing import Any
 from platformdirs import user_data_path
 
 from accm_core.errors import ModelError
-from accm_core.learning.checkpoint import Model, read_model, save_model
+from accm_core.learning.checkpoint import UNITS, Model, read_bytes, read_card, read_model, save_model
 from accm_core.learning.lessons import SHIPPED
+from accm_core.learning.unit_file import StoredUnits, read_units, save_units
+from accm_core.types import KnownUnits
 
 SUFFIX = ".safetensors"
 PRETRAINED = "pretrained"
@@ -80,6 +82,11 @@ def load_model(name_or_path: str | Path) -> Model:
     return read_model(find_model(name_or_path))
 
 
+def load_any(name_or_path: str | Path) -> Model | StoredUnits:
+    """Load a model, or the units for a stream; otherwise as `load_model`."""
+    return _read_any(find_model(name_or_path))
+
+
 def find_model(name_or_path: str | Path) -> Path:
     """File of a model; see `load_model`."""
     text = str(name_or_path)
@@ -126,10 +133,15 @@ def store_model(model: Model, name: str, *, overwrite: bool = False) -> Path:
     return save_model(model, prepare_place(name, overwrite=overwrite))
 
 
+def store_units(units: KnownUnits, name: str, card: Mapping[str, Any], *, overwrite: bool = False) -> Path:
+    """Put units for a stream into the registry; ``card`` says where they come from, as in `save_units`."""
+    return save_units(units, prepare_place(name, overwrite=overwrite), card)
+
+
 def import_model(file_path: str | Path, name: str, *, overwrite: bool = False) -> Path:
     """Copy a model file into the registry, after looking through it."""
     source = Path(file_path)
-    model = read_model(source)
+    model = _read_any(source)
     target = prepare_place(name, overwrite=overwrite)
     _copy(source, target, model.sha256)
     return target
@@ -144,7 +156,7 @@ def export_model(name: str, file_path: str | Path, *, overwrite: bool = False) -
         raise ModelError(f"The folder {target.parent} does not exist. Make it, or choose another.")
     if target.exists() and not overwrite:
         raise ModelError(f"The output {target} exists. Choose another, or replace it with --overwrite.")
-    _copy(source, target, read_model(source).sha256)
+    _copy(source, target, _read_any(source).sha256)
     return target
 
 
@@ -192,9 +204,15 @@ def _path_of(name: str) -> Path:
     return models_folder() / f"{name}{SUFFIX}"
 
 
+def _read_any(path: Path) -> Model | StoredUnits:
+    """Read a file of either kind."""
+    kind = read_card(read_bytes(path), path).get("kind")
+    return read_units(path) if kind == UNITS else read_model(path)
+
+
 def _describe(path: Path) -> ModelEntry:
     try:
-        model = read_model(path)
+        model = _read_any(path)
     except ModelError as error:
         return ModelEntry(path.stem, path, path.stat().st_size, "", {}, str(error))
     return ModelEntry(path.stem, path, path.stat().st_size, model.sha256, model.card, "")
@@ -205,7 +223,7 @@ def _copy(source: Path, target: Path, sha256: str) -> None:
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         shutil.copyfile(source, temporary)
-        if read_model(temporary).sha256 != sha256:
+        if _read_any(temporary).sha256 != sha256:
             raise ModelError(f"{source} changed while it was copied. Try again.")
         temporary.replace(target)
     except OSError as error:

@@ -28,7 +28,7 @@ from accm_core.sorting.prune import find_crowds, find_misfits, find_sums, find_w
 from accm_core.sorting.recover import measure_scale_std, recover_spikes
 from accm_core.sorting.result import ShankResult, build_sorting
 from accm_core.sorting.split import split_units
-from accm_core.sorting.templates import Window, average_clusters, center_templates
+from accm_core.sorting.templates import Window, average_clusters, center_templates, silence_channels
 from accm_core.sorting.track import follow_units
 from accm_core.types import ProgressCallback, Recording, Snippets, Sorting
 
@@ -40,8 +40,6 @@ REFINE_BLOCKS, REFINE_STEPS = 80, 4
 """Seconds, evenly spread, on which templates are refined, taken apart and refined again; all steps."""
 TRACK_BLOCKS = 900
 """Seconds, evenly spread, on which units are followed over time."""
-MIN_CHANNEL_VISIBILITY = 0.5
-"""A template is set to zero on channels where it stays below this height (noise units)."""
 STAGES = ("noise", "detect", "motion", "learn", "cluster", "templates", "refine", "match")
 """In order; each shank goes through all."""
 
@@ -396,9 +394,3 @@ def _build_bank(
         scale_std = np.full(len(templates), params.scale_std)
     num_before = to_samples(params.ms_before, shank.recording.sampling_frequency)
     return build_bank(templates, num_before, preprocessor.autocovariance, scale_std, shank.gpu)
-
-
-def silence_channels(templates: np.ndarray) -> np.ndarray:
-    """Set templates to zero on channels where they do not stand out."""
-    visible = np.abs(templates).max(axis=1, keepdims=True) >= MIN_CHANNEL_VISIBILITY
-    return np.where(visible, templates, np.float32(0.0))

@@ -137,7 +137,8 @@ def model_text(result: dict[str, Any]) -> str:
     ]
     lines += [f"{key.replace('_', ' '):<21}{value}" for key, value in card.get("training", {}).items()]
     for unit in card.get("units", []):
-        lines.append(f"unit         {unit['name']}: {unit['labels']} labels, channel {unit['main_channel']}")
+        learned = f"{unit['labels']} labels, " if "labels" in unit else ""
+        lines.append(f"unit         {unit['name']}: {learned}channel {unit['main_channel']}")
     return "\n".join(lines)
 
 

@@ -338,3 +338,34 @@ class Sorting:
         from accm_core.io.spikeinterface import sorting_to_spikeinterface
 
         return sorting_to_spikeinterface(self)
+
+
+@dataclass(frozen=True)
+class KnownUnits:
+    """What must be known of units to find their spikes in later recordings.
+
+    Attributes
+    ----------
+    names : tuple of str
+    templates : ndarray of shape (n_units, n_samples, n_channels), float32
+        Band-passed, µV.
+    num_before : int
+        Samples before the peak.
+    spread : ndarray of shape (n_units,), float32
+        By how much the 84th percentile of a unit's amplitudes exceeds their median, as a share of the
+        template; NaN where too few spikes are known.
+    channel_ids : tuple of str
+        The channel axis of ``templates``.
+    sampling_frequency : float
+        Hz.
+    """
+
+    names: tuple[str, ...]
+    templates: np.ndarray
+    num_before: int
+    spread: np.ndarray
+    channel_ids: tuple[str, ...]
+    sampling_frequency: float
+
+    def __len__(self) -> int:
+        return len(self.names)

@@ -110,6 +110,13 @@ build() {
     esac >"$WORK/build.log" 2>&1 || { tail -40 "$WORK/build.log" >&2; fail "The image could not be built."; }
 }
 
+image_size() {
+    case $ENGINE in
+        buildah) buildah images --json "$IMAGE" | python3 -c 'import json, sys; print(json.load(sys.stdin)[0]["size"])' ;;
+        *) "$ENGINE" image inspect --format '{{.Size}}' "$IMAGE" ;;
+    esac
+}
+
 # ---- running
 
 prepare_data() {
@@ -208,7 +215,13 @@ check_key_wanted() {
 check_accuracy() { # of what was downloaded, with the truth from the simulation
     in_image sh -c 'cat >/tmp/sorted.nwb && accm evaluate /tmp/sorted.nwb --truth /data/check_truth.nwb --json' \
         <"$WORK/sorted.nwb" >"$WORK/score.json"
-    cat "$WORK/score.json"
+    python3 - "$WORK/score.json" <<'END' || fail "Less than half of the units were found: $(<"$WORK/score.json")"
+import json, sys
+
+score = json.load(open(sys.argv[1]))
+print(f"{score['well_detected']} of {score['true_units']} units well detected, {score['false_units']} false")
+sys.exit(score["well_detected"] < score["true_units"] / 2)
+END
 }
 
 main() {
@@ -220,7 +233,7 @@ main() {
     say "Building with $ENGINE"
     local started=$SECONDS
     build
-    echo "built after $((SECONDS - started)) s"
+    echo "built after $((SECONDS - started)) s; $(image_size) bytes"
     prepare_data
     say "Is the image's user confined, and a key asked for"
     check_confined

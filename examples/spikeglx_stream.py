@@ -110,7 +110,10 @@ class Probe:
         return is_on.value
 
     def fetch(self, first_sample: int) -> tuple[int, np.ndarray]:
-        """Samples from ``first_sample`` on: number of the first that is there, and (n, channels) int16."""
+        """Samples from ``first_sample`` on: number of the first that is there, and (n, channels) int16.
+
+        The memory is the library's, which uses it again for the next fetch.
+        """
         data, num_values = POINTER(c_short)(), c_int()
         head = self._sglx.c_sglx_fetch(
             byref(data), byref(num_values), self._handle, PROBES, self._number, first_sample, self._most,
@@ -125,7 +128,7 @@ class Probe:
         if num_values.value == 0:
             return int(head), nothing
         values = np.ctypeslib.as_array(data, shape=(num_values.value,))
-        return int(head), values.reshape(-1, self.num_channels).copy()  # the library uses its memory again
+        return int(head), values.reshape(-1, self.num_channels)
 
     def read_geometry(self) -> dict[str, Any]:
         """Positions (µm) and shanks of the channels, as ``Client.stream`` takes them."""

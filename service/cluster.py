@@ -1,6 +1,7 @@
 """The workers that jobs run on: an embedded Dask cluster of this process, or a lab's own."""
 
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ logger = logging.getLogger(__name__)
 TOPIC = "accm-jobs"
 CONNECT_S, START_S = 10.0, 30.0
 """Time to reach a scheduler, and for workers of our own to start."""
+LOOK_EVERY_S = 1.0
+"""Between two questions to the scheduler which workers there are."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,16 @@ class Cluster:
         if self._devices is not None:
             self._client.wait_for_workers(len(self._devices), timeout=START_S)
         self._client.subscribe_topic(TOPIC, lambda event: on_news(event[1]))
+        self._places: list[Place] = []
+        self._looked = -LOOK_EVERY_S
 
     def places(self) -> list[Place]:
-        """The workers that are there now, by name."""
+        """The workers that are there, by name, as a moment ago."""
+        if time.monotonic() - self._looked >= LOOK_EVERY_S:
+            self._places, self._looked = self._look(), time.monotonic()
+        return self._places
+
+    def _look(self) -> list[Place]:
         workers = self._client.scheduler_info()["workers"]
         found = sorted(workers.items(), key=lambda item: str(item[1]["name"]))
         if self._devices is None:

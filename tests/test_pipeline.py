@@ -8,7 +8,7 @@ import pytest
 from accm_core.errors import ParamsError, RecordingError
 from accm_core.evaluate import evaluate
 from accm_core.params import SorterParams, validate_params
-from accm_core.pipeline import STAGES, find_device, silence_channels, sort
+from accm_core.pipeline import STAGES, find_device, sort
 from accm_core.simulate import simulate
 from accm_core.types import ArrayRecording, Segment
 
@@ -339,16 +339,6 @@ def test_unknown_devices_are_refused_before_anything_is_read(name, message):
 def test_known_devices():
     assert find_device("cpu").type == "cpu"
     assert find_device("auto").type in ("cpu", "cuda")
-
-
-def test_templates_are_silent_where_they_do_not_stand_out():
-    templates = np.zeros((2, 5, 3), np.float32)
-    templates[0, 2] = [-6.0, 0.49, -0.5]
-    templates[1, 1] = [0.1, 0.2, 9.0]
-    expected = np.zeros_like(templates)
-    expected[0, 2] = [-6.0, 0, -0.5]
-    expected[1, 1] = [0, 0, 9.0]
-    np.testing.assert_array_equal(silence_channels(templates), expected)
 
 
 @pytest.mark.slow

@@ -22,13 +22,18 @@ FORMAT = 1
 """Of the card; a reader refuses what is newer."""
 MAX_BYTES = 256 << 20
 """Larger files are refused unread."""
+MAX_HEADER_BYTES = 8 << 20
+"""Of the card and the list of arrays, as JSON: 800 for each of the most heads that a model may have."""
 LIMITS = {"num_channels": (1, 64), "num_samples": (8, 4096), "num_dims": (2, 64), "width": (1, 1024)}
 """Of an encoder's architecture: a card must not make us build a giant."""
 MAX_HEADS, MAX_NAME = 10_000, 200
 """Heads of a model; characters of a unit's name."""
 RATES_HZ, MAX_DELAY_MS = (1_000, 200_000), 5.0
 """Sampling frequencies of recordings with spikes; time from a label to its spike's peak."""
-_CARD, _TEMPLATES = "card", "templates"
+UNITS = "units"
+"""Kind of the files that hold units for a stream; see `accm_core.learning.unit_file`."""
+CARD, TEMPLATES = "card", "templates"
+"""Names of the card and of the units' waveforms in a file."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +80,21 @@ def save_model(model: Model, file_path: str | Path) -> Path:
     ModelError
         If the disk refuses.
     """
-    target = Path(file_path)
+    return write_bytes(Path(file_path), _to_bytes(model))
+
+
+def write_bytes(target: Path, content: bytes) -> Path:
+    """Write a file, whole or not at all; an existing one is replaced.
+
+    Raises
+    ------
+    ModelError
+        If the disk refuses.
+    """
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
-            file.write(_to_bytes(model))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
@@ -106,20 +121,27 @@ def read_model(file_path: str | Path) -> Model:
     it, and every array against the shape that the card calls for.
     """
     path = Path(file_path)
-    content = _read_bytes(path)
-    card = _read_card(content, path)
+    content = read_bytes(path)
+    card = read_card(content, path)
+    if card.get("kind") == UNITS:
+        raise ModelError(
+            f"{path} holds units for a stream, and no encoder. Start a stream with it, or give a model that "
+            "accm finetune or pretrain made."
+        )
     try:
         tensors = load(content)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise _foreign(path, str(error)) from error
+        raise foreign(path, str(error)) from error
     try:
         encoder_config = _encoder_config(card.get("architecture"))
         heads_config = _heads_config(card.get("heads"), encoder_config)
         _check_window(card, encoder_config)
         if heads_config is not None:
             _check_units(card, heads_config, encoder_config)
+        elif card.get("units", []) != []:
+            raise ValueError("its card describes units, but it has no heads")
     except (TypeError, ValueError, KeyError) as error:
-        raise _foreign(path, str(error)) from error
+        raise foreign(path, str(error)) from error
     with torch.device("meta"):  # shapes alone, until the arrays are known to fit
         encoder = SpikeEncoder(encoder_config, 1.0)
         heads = None if heads_config is None else Heads(heads_config)
@@ -130,13 +152,13 @@ def read_model(file_path: str | Path) -> Model:
     }
     if heads_config is not None:
         shape = (encoder_config.num_channels, encoder_config.num_samples)
-        wanted[_TEMPLATES] = torch.Size((len(heads_config.unit_names), *shape))
-    _check_tensors(wanted, tensors, path)
+        wanted[TEMPLATES] = torch.Size((len(heads_config.unit_names), *shape))
+    check_tensors(wanted, tensors, path)
     for name, module in _modules(encoder, heads).items():
         own = {key.removeprefix(name + "."): t for key, t in tensors.items() if key.startswith(name + ".")}
         module.load_state_dict(own, assign=True)
         module.eval()
-    return Model(encoder, heads, card, tensors.get(_TEMPLATES), hashlib.sha256(content).hexdigest())
+    return Model(encoder, heads, card, tensors.get(TEMPLATES), hashlib.sha256(content).hexdigest())
 
 
 def _to_bytes(model: Model) -> bytes:
@@ -152,15 +174,16 @@ def _to_bytes(model: Model) -> bytes:
         for key, tensor in module.state_dict().items()
     }
     if model.templates is not None:
-        tensors[_TEMPLATES] = model.templates.detach().cpu().contiguous()
-    return save(tensors, {_CARD: json.dumps(card, sort_keys=True, allow_nan=False)})
+        tensors[TEMPLATES] = model.templates.detach().cpu().contiguous()
+    return save(tensors, {CARD: json.dumps(card, sort_keys=True, allow_nan=False)})
 
 
 def _modules(encoder: SpikeEncoder, heads: Heads | None) -> dict[str, nn.Module]:
     return {"encoder": encoder} if heads is None else {"encoder": encoder, "heads": heads}
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """All of a model's file; see `read_model` for what it raises."""
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
         raise ModelError(f"{path} {what}. Give a model file, or the name of one that accm models list shows.")
@@ -177,17 +200,21 @@ def _read_bytes(path: Path) -> bytes:
     return content
 
 
-def _read_card(content: bytes, path: Path) -> dict[str, Any]:
+def read_card(content: bytes, path: Path) -> dict[str, Any]:
+    """The card in a model's file: JSON of a format that is known, not looked into yet."""
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or length > len(content) - 8:
-        raise _foreign(path, "its header is cut short or is none")
+        raise foreign(path, "its header is cut short or is none")
+    if length > MAX_HEADER_BYTES:
+        raise foreign(path, f"its header has {length} bytes, more than the {MAX_HEADER_BYTES} of any model")
     try:
         header = json.loads(content[8 : 8 + length])
-        card = json.loads(header["__metadata__"][_CARD])
+        card = json.loads(header["__metadata__"][CARD])
+        json.dumps(card, ensure_ascii=False, allow_nan=False).encode()  # so that it can be passed on
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise _foreign(path, "it has no card of accm") from error
+        raise foreign(path, "it has no card of accm") from error
     if not isinstance(card, dict) or not isinstance(card.get("format"), int):
-        raise _foreign(path, "its card has no format")
+        raise foreign(path, "its card has no format")
     if card["format"] > FORMAT:
         raise ModelError(
             f"{path} has format {card['format']}; this accm reads up to {FORMAT}. Install a newer accm."
@@ -244,20 +271,22 @@ def _check_units(card: Mapping[str, Any], heads: HeadsConfig, encoder: EncoderCo
             raise ValueError(f"peak_delay_ms = {delay!r} of unit {unit['name']!r} is above {MAX_DELAY_MS}")
 
 
-def _check_tensors(wanted: Mapping[str, torch.Size], tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+def check_tensors(wanted: Mapping[str, torch.Size], tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Refuse arrays that are not those wanted, of these shapes, float32 and finite."""
     if wanted.keys() != tensors.keys():
         odd = sorted(wanted.keys() ^ tensors.keys())
-        raise _foreign(path, f"{len(odd)} arrays are missing or too many, such as {odd[0]}")
+        raise foreign(path, f"{len(odd)} arrays are missing or too many, such as {odd[0]}")
     for key, tensor in tensors.items():
         if tensor.dtype != torch.float32 or tensor.shape != wanted[key]:
-            raise _foreign(
+            raise foreign(
                 path,
                 f"{key} is {tensor.dtype} of shape {tuple(tensor.shape)}; its card calls for float32 of "
                 f"{tuple(wanted[key])}",
             )
         if not torch.isfinite(tensor).all():
-            raise _foreign(path, f"{key} holds values that are not finite")
+            raise foreign(path, f"{key} holds values that are not finite")
 
 
-def _foreign(path: Path, why: str) -> ModelError:
+def foreign(path: Path, why: str) -> ModelError:
+    """What is raised for a file that is no model."""
     return ModelError(f"{path} is no model of accm: {why}. Give a file that accm finetune or export wrote.")

@@ -104,7 +104,7 @@ def place_heads(
 
 def list_channels(card: Mapping[str, Any]) -> tuple[str, ...]:
     """Channels that a model's heads look at, from its card, in alphabetical order; none without heads."""
-    named = (name for unit in card.get("units", ()) for name in unit["channels"])
+    named = (name for unit in card.get("units", ()) for name in unit.get("channels", ()))
     return tuple(sorted({name for name in named if name is not None}))
 
 

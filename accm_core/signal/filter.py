@@ -59,6 +59,10 @@ class Bandpass:
         filtered = fft.irfft(spectrum, n=length, axis=1)[:, :num_samples]
         return np.ascontiguousarray(filtered.T)
 
+    def response(self, num_samples: int) -> np.ndarray:
+        """Gain at each frequency of a transform of this length, (num_samples // 2 + 1,), float32."""
+        return _response(self, num_samples)
+
 
 def _apply_on_device(bandpass: Bandpass, traces: np.ndarray, length: int) -> np.ndarray:
     """The same on a GPU."""

@@ -24,10 +24,14 @@ RIDGE = 0.01
 """Share of the noise's variance added to its covariance: white noise that bounds the inverse."""
 BAND_POWER = 0.999
 """Share of the fits' power in the frequencies that are computed."""
+LOG_ODDS_SHARE = 0.6
+"""Of the log odds of matching, what is meant; see `calibrate`."""
 FREQUENCY_TILE = 256
 """Frequencies worked on at once: small enough for the processor's cache."""
 MAX_REVISIONS, MAX_MOVE = 3, 0.1
 """Times that overlapping spikes are taken back and explained anew; samples that a spike may still move by."""
+MIN_EDGE = 4
+"""Samples around a spike at which fits are looked up, for its time between samples and its rivals."""
 NEGLIGIBLE = 0.02
 """Pairs whose largest cross-correlation is below this share of the smaller energy do not interact."""
 
@@ -336,7 +340,15 @@ def match_templates(
     return pursue_fits(fit_templates(traces, bank), bank, params, refractory=refractory)
 
 
-def pursue_fits(fits: np.ndarray, bank: TemplateBank, params: MatchParams, *, refractory: int) -> Matches:
+def pursue_fits(
+    fits: np.ndarray,
+    bank: TemplateBank,
+    params: MatchParams,
+    *,
+    refractory: int,
+    edge: int | None = None,
+    earlier: Matches | None = None,
+) -> Matches:
     """Take out the best match again and again.
 
     Parameters
@@ -345,7 +357,14 @@ def pursue_fits(fits: np.ndarray, bank: TemplateBank, params: MatchParams, *, re
         Of each template at each sample; changed in place to what is left.
     bank, params, refractory
         As for ``match_templates``.
+    edge : int, optional
+        Samples at either end in which no spike is looked for, at least ``MIN_EDGE``; a template's length when
+        None, for fits that are wrong there.
+    earlier : Matches, optional
+        Spikes that are known already, from before the samples in which spikes are looked for: they are taken
+        out first and are not in the result. Samples as in ``fits``, negative ones too.
     """
+    known = Matches.empty() if earlier is None else earlier
     model = _Model(
         bank.energy,
         bank.prior,
@@ -355,11 +374,28 @@ def pursue_fits(fits: np.ndarray, bank: TemplateBank, params: MatchParams, *, re
         np.float32(params.min_scale),
         bank.num_samples,
         refractory,
+        bank.num_samples if edge is None else edge,
     )
-    samples, units, values = _pursue(fits, model)
+    # how many spikes of the unit itself forbid one here
+    blocked = np.zeros(fits.shape, dtype=np.uint8)
+    _take_known(fits, blocked, model, known.sample_index, known.unit_index, known.offset, known.scale)
+    samples, units, values = _pursue(fits, blocked, model)
     order = np.lexsort((units, samples))
     values = values[order]
     return Matches(samples[order], values[:, 0], units[order], values[:, 1], values[:, 2], values[:, 3])
+
+
+def calibrate(probability: np.ndarray) -> np.ndarray:
+    """Probabilities that mean what they say, same shape and dtype, from those of matching.
+
+    Notes
+    -----
+    Matching takes all noise for Gaussian and the templates for exact, and is too sure. Its log odds count by
+    ``LOG_ODDS_SHARE``: fitted on simulated recordings, tried on others
+    (``python -m benchmarks.calibration``).
+    """
+    yes, no = probability**LOG_ODDS_SHARE, (1 - probability) ** LOG_ODDS_SHARE
+    return yes / (yes + no)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -380,12 +416,13 @@ class _Model(NamedTuple):
     min_scale: np.float32
     reach: int
     refractory: int
+    edge: int
 
 
 @numba.njit(cache=True, nogil=True)
 def _refresh(fits, blocked, model, first, last, best_gain, best_unit):  # type: ignore[no-untyped-def]
-    """Best unit at each sample from ``first`` to ``last``, except where no whole template fits."""
-    first, last = max(first, model.reach), min(last, fits.shape[1] - model.reach)
+    """Best unit at each sample from ``first`` to ``last``, except at the edges."""
+    first, last = max(first, model.edge), min(last, fits.shape[1] - model.edge)
     best_gain[first:last] = 0.0
     for unit in range(len(model.energy)):
         p = model.prior[unit]
@@ -401,13 +438,22 @@ def _refresh(fits, blocked, model, first, last, best_gain, best_unit):  # type: 
 
 
 @numba.njit(cache=True, nogil=True)
-def _pursue(fits, model):  # type: ignore[no-untyped-def]
+def _take_known(fits, blocked, model, samples, units, offsets, scales):  # type: ignore[no-untyped-def]
+    """Take spikes out of the fits, and let their units rest around them."""
+    for k in range(len(samples)):
+        t, unit = samples[k], units[k]
+        _subtract(fits, model, unit, t, offsets[k], scales[k])
+        last = t + model.refractory + 1
+        if last > 0:
+            blocked[unit, max(t - model.refractory, 0) : last] += np.uint8(1)
+
+
+@numba.njit(cache=True, nogil=True)
+def _pursue(fits, blocked, model):  # type: ignore[no-untyped-def]
     """Take out all spikes, then revise those that overlap, until none moves."""
     num_samples = fits.shape[1]
     best_gain = np.zeros(num_samples, dtype=np.float32)
     best_unit = np.zeros(num_samples, dtype=np.int64)
-    # how many spikes of the unit itself forbid one here
-    blocked = np.zeros(fits.shape, dtype=np.uint8)
     _refresh(fits, blocked, model, 0, num_samples, best_gain, best_unit)
     samples = [np.int64(0) for _ in range(0)]
     units = [np.int64(0) for _ in range(0)]
@@ -434,7 +480,7 @@ def _take_all(fits, blocked, model, best_gain, best_unit, samples, units, values
     found = True
     while found:
         found = False
-        for t in range(model.reach, fits.shape[1] - model.reach):
+        for t in range(model.edge, fits.shape[1] - model.edge):
             if best_gain[t] <= model.threshold or not _is_largest(best_gain, t, model.reach):
                 continue
             found = True
@@ -493,8 +539,8 @@ def _put_back(fits, blocked, model, unit, t, value):  # type: ignore[no-untyped-
 @numba.njit(cache=True, nogil=True)
 def _find_best(fits, blocked, model, unit, t):  # type: ignore[no-untyped-def]
     """Best explanation, within the refractory time of ``t``, by a unit that touches ``unit``."""
-    first = max(t - model.refractory, model.reach)
-    last = min(t + model.refractory + 1, fits.shape[1] - model.reach)
+    first = max(t - model.refractory, model.edge)
+    last = min(t + model.refractory + 1, fits.shape[1] - model.edge)
     best_unit, best_t, best_gain = unit, first, np.float32(0.0)
     for other in range(len(model.energy)):
         if model.pair_row[unit, other] < 0:

@@ -17,6 +17,8 @@ MIN_PROBABILITY = 0.9
 MAX_DEVIATION = 0.35
 """Of their scale from 1."""
 
+OVERLAP_MS = 1.0
+"""Spikes of two interacting units overlap within this time."""
 MIN_SCALES = 50
 """Spikes from which the spread of a unit's scale is measured."""
 MIN_SCALE_STD = 0.05

@@ -13,20 +13,16 @@ from accm_core import __version__
 from accm_core.learning.checkpoint import Model
 from accm_core.params import SorterParams, to_samples
 from accm_core.signal.preprocess import Preprocessor
-from accm_core.sorting.match import Matches, TemplateBank
+from accm_core.sorting.match import Matches, TemplateBank, calibrate
 from accm_core.sorting.quality import compute_quality, label_units
-from accm_core.sorting.recover import find_overlaps
+from accm_core.sorting.recover import OVERLAP_MS, find_overlaps
 from accm_core.sorting.templates import WaveformAverage
 from accm_core.types import EmbeddingSample, Recording, Snippets, Sorting, Templates
 
-OVERLAP_MS = 1.0
-"""Spikes of two interacting units overlap within this time."""
 MAX_EMBEDDED = 20_000
 """Spikes whose embedding is kept, for pictures."""
 EMBEDDED_WITHIN_MS = 0.3
 """A detected peak and a matched spike this close are the same."""
-LOG_ODDS_SHARE = 0.6
-"""Of the log odds of matching, what is meant; see `calibrate`."""
 PACKAGES = ("numpy", "scipy", "numba", "torch", "h5py", "hdmf", "pynwb", "spikeinterface")
 """Whose versions are written down: they can change the spikes, or how they are read and written."""
 
@@ -81,19 +77,6 @@ class _Units:
     is_overlap: np.ndarray
     embedded_spike: np.ndarray
     embedded_position: np.ndarray
-
-
-def calibrate(probability: np.ndarray) -> np.ndarray:
-    """Probabilities that mean what they say, same shape and dtype, from those of matching.
-
-    Notes
-    -----
-    Matching takes all noise for Gaussian and the templates for exact, and is too sure. Its log odds count by
-    ``LOG_ODDS_SHARE``: fitted on simulated recordings, tried on others
-    (``python -m benchmarks.calibration``).
-    """
-    yes, no = probability**LOG_ODDS_SHARE, (1 - probability) ** LOG_ODDS_SHARE
-    return yes / (yes + no)
 
 
 def build_sorting(

@@ -13,6 +13,8 @@ from accm_core.types import Recording
 
 MAX_SPIKES = 500
 """Averaged for a template, evenly spread over the recording; its noise is then under 5 % of a spike's."""
+MIN_CHANNEL_VISIBILITY = 0.5
+"""A template is set to zero on channels where it stays below this height (noise units)."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,12 @@ def center_templates(templates: np.ndarray, num_before: int, max_lag: int) -> np
             moved[slice(0, shift) if shift > 0 else slice(shift, None)] = 0
             centered[unit] = moved
     return centered
+
+
+def silence_channels(templates: np.ndarray) -> np.ndarray:
+    """Set templates to zero on channels where they do not stand out."""
+    visible = np.abs(templates).max(axis=1, keepdims=True) >= MIN_CHANNEL_VISIBILITY
+    return np.where(visible, templates, np.float32(0.0))
 
 
 def _spread_spikes(labels: np.ndarray, num_clusters: int) -> np.ndarray:

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_server import serving
+
+from tests.service.fake_server import serving
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

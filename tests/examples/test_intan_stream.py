@@ -6,7 +6,8 @@ import threading
 
 import numpy as np
 import pytest
-from arrivals import arrived
+
+from tests.examples.arrivals import arrived
 
 MAGIC = np.uint32(0x2EF07A08).tobytes()
 NUM_CHANNELS, FRAMES = 6, 128

@@ -6,7 +6,8 @@ import signal
 import numpy as np
 import pytest
 import zmq
-from arrivals import PATIENCE_S, arrived, wait_until
+
+from tests.examples.arrivals import PATIENCE_S, arrived, wait_until
 
 NUM_CHANNELS = 8
 LENGTHS = [200, 173, 200, 190, 200, 200, 181]  # of the blocks: the GUI's vary

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from arrivals import arrived
+
+from tests.examples.arrivals import arrived
 
 SDK = Path(__file__).parent / "sglx_pkg"
 

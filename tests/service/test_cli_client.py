@@ -8,10 +8,10 @@ import sys
 import time
 
 import pytest
-from fake_server import serving
 from typer.testing import CliRunner
 
 from accm_core.cli import app
+from tests.service.fake_server import serving
 
 runner = CliRunner()
 

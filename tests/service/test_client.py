@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_server import RESULT, serving
 
 import accm_core.client as client_module
 from accm_core.client import OVERLAP, RECORD, Client, ServiceError
+from tests.service.fake_server import RESULT, serving
 
 SOURCE = Path(client_module.__file__)
 ALLOWED = {"numpy", "httpx", "websockets"}
@@ -222,10 +222,10 @@ def test_one_input_is_needed(client):
 
 
 @pytest.mark.parametrize("breaks", ["events break", "no events"])
-def test_waiting_goes_on_without_events(fake, client, breaks):
+def test_waiting_goes_on_without_events(fake, hasty, breaks):
     fake.cuts["events"] = [1, 1, 1, 1]
     fake.has_events = breaks == "events break"
-    assert sorted_job(client)["state"] == "done"
+    assert sorted_job(hasty)["state"] == "done"
 
 
 def test_waiting_ends_in_time(fake, client):

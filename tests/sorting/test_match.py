@@ -14,6 +14,7 @@ from accm_core.sorting.match import (
     Matches,
     TemplateBank,
     build_bank,
+    calibrate,
     fit_templates,
     match_templates,
     pursue_fits,
@@ -357,3 +358,12 @@ def test_matches_are_selected_moved_and_joined():
     assert joined.sample_index.dtype == np.int64
     assert joined.scale.dtype == np.float32
     assert len(Matches.empty()) == 0
+
+
+def test_probabilities_are_less_sure_than_matching_but_keep_their_order():
+    sure = np.array([0.0, 0.2, 0.5, 0.7, 0.999, 1.0], dtype=np.float32)
+    meant = calibrate(sure)
+    assert meant.dtype == np.float32
+    np.testing.assert_array_equal(meant[[0, 2, 5]], [0, 0.5, 1])
+    odds = sure[[1, 3, 4]] / (1 - sure[[1, 3, 4]])
+    np.testing.assert_allclose(meant[[1, 3, 4]] / (1 - meant[[1, 3, 4]]), odds**0.6, rtol=1e-3)

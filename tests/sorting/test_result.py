@@ -10,7 +10,7 @@ from accm_core.learning.encoder import EncoderConfig, SpikeEncoder
 from accm_core.params import SignalParams, SorterParams
 from accm_core.signal.preprocess import fit_preprocessor
 from accm_core.sorting.match import Matches, build_bank
-from accm_core.sorting.result import ShankResult, build_sorting, calibrate
+from accm_core.sorting.result import ShankResult, build_sorting
 from accm_core.sorting.templates import WaveformAverage
 from accm_core.types import ArrayRecording, Peaks, Segment, Snippets
 
@@ -237,12 +237,3 @@ def test_provenance_is_plain_json(sorting):
     assert SorterParams.model_validate(provenance["params"]) == PARAMS
     assert (provenance["seed"], provenance["device"]) == (3, "cpu")
     assert {"accm", "numpy", "torch", "pynwb"} <= provenance["versions"].keys()
-
-
-def test_probabilities_are_less_sure_than_matching_but_keep_their_order():
-    sure = np.array([0.0, 0.2, 0.5, 0.7, 0.999, 1.0], dtype=np.float32)
-    meant = calibrate(sure)
-    assert meant.dtype == np.float32
-    np.testing.assert_array_equal(meant[[0, 2, 5]], [0, 0.5, 1])
-    odds = sure[[1, 3, 4]] / (1 - sure[[1, 3, 4]])
-    np.testing.assert_allclose(meant[[1, 3, 4]] / (1 - meant[[1, 3, 4]]), odds**0.6, rtol=1e-3)

@@ -13,6 +13,7 @@ from accm_core.sorting.templates import (
     Window,
     average_clusters,
     center_templates,
+    silence_channels,
     sum_waveforms,
 )
 from accm_core.types import ArrayRecording
@@ -188,3 +189,13 @@ def test_a_template_of_a_side_lobe_is_centred():
     np.testing.assert_array_equal(found[1], templates[1])
     assert found[2, [10, 18], 0].tolist() == [-9, 3]
     assert np.count_nonzero(found[2]) == 2
+
+
+def test_templates_are_silent_where_they_do_not_stand_out():
+    templates = np.zeros((2, 5, 3), np.float32)
+    templates[0, 2] = [-6.0, 0.49, -0.5]
+    templates[1, 1] = [0.1, 0.2, 9.0]
+    expected = np.zeros_like(templates)
+    expected[0, 2] = [-6.0, 0, -0.5]
+    expected[1, 1] = [0, 0, 9.0]
+    np.testing.assert_array_equal(silence_channels(templates), expected)

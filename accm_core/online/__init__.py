@@ -1,0 +1,1 @@
+"""Online: known units and a stream of samples -> spikes, a few milliseconds behind."""

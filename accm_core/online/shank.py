@@ -1,0 +1,162 @@
+"""One shank of a stream, step by step: band-pass, reference, fits of the templates, spikes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from accm_core.online.filter import design_filter, slide
+from accm_core.online.history import History
+from accm_core.online.lookahead import LookAhead
+from accm_core.online.plan import ShankPlan
+from accm_core.params import MatchParams, to_samples
+from accm_core.signal.median import median_over_channels
+from accm_core.signal.snippets import LANCZOS_TAPS, lanczos_kernel
+from accm_core.sorting.match import MIN_EDGE, Matches, TemplateBank, pursue_fits
+from accm_core.sorting.recover import MAX_DEVIATION, MIN_PROBABILITY, OVERLAP_MS, find_overlaps
+
+
+@dataclass(frozen=True)
+class Decided:
+    """Spikes of one shank that are decided.
+
+    Attributes
+    ----------
+    matches : Matches
+        ``sample_index`` from the start of the segment.
+    is_overlap : ndarray of shape (n,), bool
+    clean : ndarray of shape (n_clean,), int64
+        Rows of the spikes of usual size without another one near.
+    points : ndarray of shape (n_clean, n_basis * n_channels), float32
+        What the kernels gave at these.
+    """
+
+    matches: Matches
+    is_overlap: np.ndarray
+    clean: np.ndarray
+    points: np.ndarray
+
+
+class ShankStream:
+    """Works on one segment of one shank after another.
+
+    Parameters
+    ----------
+    plan : ShankPlan
+    params : MatchParams
+    lookahead : LookAhead
+    sampling_frequency : float
+        Hz.
+
+    Notes
+    -----
+    Time is counted from the start of the segment. After a step that ends at sample ``e``, traces are known
+    up to ``e - filter``, fits up to ``after`` samples before that, and spikes are decided up to ``decide``
+    samples before the fits end. What lies between is explained anew with each step.
+    """
+
+    def __init__(
+        self, plan: ShankPlan, params: MatchParams, lookahead: LookAhead, sampling_frequency: float
+    ) -> None:
+        self._preprocessor, self._params, self._lookahead = plan.preprocessor, params, lookahead
+        self._refractory = to_samples(params.refractory_ms, sampling_frequency)
+        self._overlap_reach = to_samples(OVERLAP_MS, sampling_frequency)
+        bank, step = plan.bank, lookahead.step
+        num_channels = len(plan.preprocessor.channels)
+        weights = design_filter(plan.preprocessor.bandpass, history=lookahead.history, ahead=lookahead.filter)
+        self._filter = slide(weights[None].astype(np.float32), step)
+        self._kernels = slide(bank.kernels, step)
+        self._raw = History(self._filter.shape[1], num_channels)
+        self._traces = History(self._kernels.shape[1], num_channels)
+        # fits in which spikes are looked for, and what surrounds them
+        self._num_fits = lookahead.decide + step + MIN_EDGE
+        self._projected = History(self._num_fits + step + 2 * LANCZOS_TAPS, len(bank.kernels) * num_channels)
+        self._fits = History(self._num_fits, len(bank.weights))
+        self.use_bank(bank)
+        self.start()
+
+    def start(self) -> None:
+        """Begin a segment."""
+        self._end = 0
+        self._recent = Matches.empty()
+
+    def use_bank(self, bank: TemplateBank) -> None:
+        """Go on with other templates, in the same basis."""
+        self._bank = bank
+        # the kernels are applied before the channels are whitened: the one on time, the other on space
+        weights = bank.weights @ self._preprocessor.whitening.T
+        self._weights = np.ascontiguousarray(weights.reshape(len(weights), -1).T, dtype=np.float32)
+        self._fits.newest[:] = self._projected.newest[-self._num_fits :] @ self._weights
+
+    def step(self, raw: np.ndarray) -> Decided:
+        """Work on the next samples.
+
+        Parameters
+        ----------
+        raw : ndarray of shape (lookahead.step, n_channels_of_stream), float32
+            µV.
+
+        Returns
+        -------
+        Decided
+        """
+        num_new = len(raw)
+        used = raw[:, self._preprocessor.channels]
+        if self._end == 0:
+            self._raw.fill(used[0])
+            self._traces.fill(0.0)
+            self._projected.fill(0.0)
+            self._fits.fill(0.0)
+        self._end += num_new
+        self._raw.append(used)
+        traces = self._filter @ self._raw.newest
+        if self._preprocessor.use_median:
+            traces -= median_over_channels(traces)[:, None]
+        self._traces.append(traces)
+        projected = (self._kernels @ self._traces.newest).reshape(num_new, -1)
+        self._projected.append(projected)
+        self._fits.append(projected @ self._weights)
+        return self._decide()
+
+    def _decide(self) -> Decided:
+        """Explain what is known, and keep what is old enough."""
+        ahead = self._lookahead
+        known = self._end - ahead.filter - ahead.after
+        origin = known - self._num_fits
+        found = pursue_fits(
+            np.array(self._fits.newest.T, order="C"),
+            self._bank,
+            self._params,
+            refractory=self._refractory,
+            edge=MIN_EDGE,
+            earlier=self._recent.move(-origin),
+        ).move(origin)
+        decided = found.sample_index < known - ahead.decide
+        if not decided.any():
+            return Decided(found.select(decided), decided[decided], _NO_ROWS, self._projected.newest[:0])
+        near = Matches.join([self._recent, found])
+        near = near.select(np.argsort(near.sample_index, kind="stable"))
+        # what is decided comes after what was, and before what is not
+        rows = slice(len(self._recent), len(self._recent) + int(decided.sum()))
+        is_overlap = find_overlaps(near, self._bank, self._overlap_reach)[rows]
+        is_lone = ~find_overlaps(near, self._bank, self._bank.num_samples)[rows]
+        matches = found.select(decided)
+        usual = (np.abs(matches.scale - 1) < MAX_DEVIATION) & (matches.probability > MIN_PROBABILITY)
+        clean = np.flatnonzero(is_lone & usual)
+        points = self._points_at(matches.select(clean), known)
+        kept = Matches.join([self._recent, matches])
+        self._recent = kept.select(kept.sample_index >= known - ahead.decide - 2 * self._bank.num_samples)
+        return Decided(matches, is_overlap, clean, points)
+
+    def _points_at(self, matches: Matches, known: int) -> np.ndarray:
+        """What the kernels give at spikes' times, between samples."""
+        projected = self._projected.newest
+        points = np.empty((len(matches), projected.shape[1]), dtype=np.float32)
+        start = known - len(projected)
+        for row, (sample, offset) in enumerate(zip(matches.sample_index, matches.offset, strict=True)):
+            base = int(np.floor(offset))
+            first = int(sample) + base - (LANCZOS_TAPS - 1) - start
+            points[row] = lanczos_kernel(offset - base) @ projected[first : first + 2 * LANCZOS_TAPS]
+        return points
+
+
+_NO_ROWS = np.zeros(0, dtype=np.int64)
