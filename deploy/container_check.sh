@@ -24,7 +24,7 @@ WORK=$(mktemp -d "${TMPDIR:-/tmp}/accm-check-XXXXXX")
 CONFINED=(--read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges)
 ACCM_API_KEY=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 export ACCM_API_KEY
-server_pid="" container=""
+ENGINE=${ENGINE:-} BASE="" container="" server_pid=""
 
 say() { printf '\n==> %s\n' "$*"; }
 fail() { printf 'container_check: %s\n' "$*" >&2; exit 1; }
@@ -35,16 +35,20 @@ choose_engine() { # sets ENGINE
     local candidate
     for candidate in ${ENGINE:-docker podman buildah}; do
         ENGINE=$candidate
-        command -v "$candidate" >/dev/null && load_base && can_run && return
+        command -v "$candidate" >/dev/null || continue
+        load_base && can_run && return
+        drop_base
     done
-    fail "No engine can run a container here. Start docker, or install podman or buildah. What they said: $(cat "$WORK/engine.log")"
+    fail "No engine can run a container here. Start docker, or install podman or buildah. What they said: $(<"$WORK/engine.log")"
 }
 
 can_run() {
     case $ENGINE in
         buildah)
-            local probe
-            probe=$(buildah from -q "$BASE") && buildah run --isolation chroot "$probe" -- true && buildah rm "$probe" ;;
+            local probe code=0
+            probe=$(buildah from -q "$BASE") && buildah run --isolation chroot "$probe" -- true || code=$?
+            buildah rm "$probe"
+            return "$code" ;;
         *) "$ENGINE" run --rm "${CONFINED[@]}" "$BASE" true ;;
     esac >>"$WORK/engine.log" 2>&1
 }
@@ -60,6 +64,10 @@ load_base() { # sets BASE
         *) "$ENGINE" import - "$BASE" <"$WORK/base.tar" ;;
     esac >>"$WORK/engine.log" 2>&1
 }
+
+drop_base() {
+    [[ -n ${BASE_IMAGE:-} ]] || "$ENGINE" rmi "$BASE" || true
+} >/dev/null 2>&1
 
 make_base() { # a Debian with Python, as an archive
     command -v debootstrap >/dev/null || fail "No debootstrap here: install it, or give BASE_IMAGE."
@@ -186,12 +194,12 @@ clean_up() {
         [[ -n $server_pid && -s $WORK/data/server.pid ]] && kill -KILL "$(<"$WORK/data/server.pid")"
         [[ -n $container ]] && buildah rm "$container"
         buildah rmi "$IMAGE"
-        [[ -n ${BASE_IMAGE:-} ]] || buildah rmi "$IMAGE-base"
+        drop_base
     elif [[ -n $ENGINE ]]; then
         "$ENGINE" rm --force "$NAME"
         "$ENGINE" volume rm "$NAME"
         "$ENGINE" rmi "$IMAGE"
-        [[ -n ${BASE_IMAGE:-} ]] || "$ENGINE" rmi "$IMAGE-base"
+        drop_base
     fi >/dev/null 2>&1
     rm -rf "$WORK"
 }
