@@ -2,16 +2,26 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from accm_core.online.sorter import OnlineSpikes
 from service.stream_hello import Hello
-from service.stream_wire import DATA, HEADER, NOTE, TEXT, Frame, FrameReader, pack_spikes, write_frame
+from service.stream_wire import (
+    BAD_DATA,
+    DATA,
+    HEADER,
+    NOTE,
+    TEXT,
+    Frame,
+    FrameReader,
+    pack_spikes,
+    write_frame,
+)
 
-DONE, BAD_DATA, BAD_HELLO, FAILED, TRY_LATER = 1000, 1007, 1008, 1011, 1013
-"""Codes with which a websocket is closed (RFC 6455)."""
+if TYPE_CHECKING:
+    from accm_core.online.sorter import OnlineSpikes
+
 MAX_SAMPLE = 1 << 62
 """Sample numbers stay below it: they are worked on as signed."""
 MAX_SPIKES = 20_000
@@ -103,14 +113,14 @@ class Line:
 
     def send(
         self,
-        spikes: OnlineSpikes,
+        spikes: "OnlineSpikes",
         acknowledged: int,
         behind_s: float,
         *,
         is_behind: bool,
-        sorted_before: bool,
+        from_calibration: bool = False,
     ) -> None:
-        """Send spikes; those of ``sorted_before`` were found by the calibration."""
+        """Send spikes, or that there are none."""
         self.acknowledged = max(self.acknowledged, acknowledged)
         self.num_spikes += len(spikes)
         note = NOTE.pack(self.num_messages, behind_s)
@@ -119,21 +129,20 @@ class Line:
             is_last = start + MAX_SPIKES >= len(spikes)
             # spikes come in order of time: the last one of a part may have company in the next
             upto = self.acknowledged if is_last else int(part.sample_index[-1])
-            content = pack_spikes(part, upto, is_behind=is_behind, from_calibration=sorted_before)
+            content = pack_spikes(part, upto, is_behind=is_behind, from_calibration=from_calibration)
             write_frame(self._output, DATA, note + content)
 
     def _open(self, frame: Frame) -> Message:
         """Check a message of samples, and tell of a gap."""
         if len(frame.content) < HEADER.size:
-            raise Refusal(
-                BAD_DATA, f"A message has {len(frame.content)} bytes; its header has {HEADER.size}."
-            )
+            raise Refusal(BAD_DATA, f"A message has {len(frame.content)} bytes, its header {HEADER.size}.")
         first, number, channels, flags = HEADER.unpack_from(frame.content)
         hello, num_bytes = self._hello, len(frame.content) - HEADER.size
         if channels != hello.num_channels or flags != 0:
             raise Refusal(
                 BAD_DATA,
-                f"A message has {channels} channels and flags {flags}; {hello.num_channels} and 0 were agreed.",
+                f"A message has {channels} channels and flags {flags}; {hello.num_channels} and 0 are "
+                "agreed.",
             )
         if number > hello.max_samples:
             raise Refusal(

@@ -1,8 +1,8 @@
 """One stream's session, in a process of its own: ``python -m service.stream_process FOLDER DEVICE``.
 
-Frames come on standard input and go to standard output (`service.stream_wire`): first the client's hello, then
-its messages. When standard input ends, the client or the server is gone, and this process goes too. It does
-without torch: what needs it is done by a further process, before the session is live.
+Frames come on standard input and go to standard output (`service.stream_wire`): first the client's hello,
+then its messages. When standard input ends, the client or the server is gone, and this process goes too. It
+does without torch: what needs it is done by a further process, before the session is live.
 """
 
 import fcntl
@@ -19,10 +19,10 @@ from threadpoolctl import threadpool_limits
 
 from accm_core.online.sorter import OnlineSpikes
 from service.stream_hello import Hello, HelloError, read_hello
-from service.stream_line import BAD_HELLO, DONE, Line, Message, Refusal
+from service.stream_line import Line, Message, Refusal
 from service.stream_spool import Spool
 from service.stream_start import Begun, Starter, keep
-from service.stream_wire import CLOSE, CODE, ERROR, PIPE_BYTES, FrameReader, write_frame
+from service.stream_wire import BAD_HELLO, CLOSE, CODE, DONE, ERROR, PIPE_BYTES, FrameReader, write_frame
 
 CATCH_UP_S = 0.25
 """Worked on at once while catching up; then what has come meanwhile is taken in."""
@@ -96,7 +96,7 @@ class Session:
     def _send(self, spikes: OnlineSpikes, behind_s: float, *, late: bool) -> None:
         if self._seam is not None:
             spikes = self._seam.keep_new(spikes)
-        self._line.send(spikes, self._sorter.acknowledged, behind_s, is_behind=late, sorted_before=False)
+        self._line.send(spikes, self._sorter.acknowledged, behind_s, is_behind=late)
 
     def _tell_overload(self, behind_s: float) -> None:
         now = time.monotonic()

@@ -16,9 +16,9 @@ from accm_core.types import Segment
 from service import stream_calibrate
 from service.stream_calibrate import Calibrated, Need, Refused, Stored
 from service.stream_hello import Hello
-from service.stream_line import BAD_HELLO, FAILED, TRY_LATER, Line, Message, Refusal
+from service.stream_line import Line, Message, Refusal
 from service.stream_spool import MAX_BACKLOG_S, BacklogError, Spool
-from service.stream_wire import PROTOCOL
+from service.stream_wire import BAD_HELLO, FAILED, PROTOCOL, TRY_LATER
 
 RUN_IN_S, SEAM_S = 20.0, 0.1
 """Of the stretch that was sorted: the end, sorted again so that templates are where their units are by now;
@@ -191,7 +191,8 @@ class Starter:
                 spikes = found.select(inside).move(stretch.first_sample - stretch.start)
                 np.maximum.at(last_spike, spikes.unit_index, spikes.sample_index)
                 upto = stretch.first_sample + end - stretch.start
-                self._line.send(spikes, upto, self.behind_s(spool), is_behind=True, sorted_before=True)
+                behind_s = (spool.num_samples - spool.position) / self._fs
+                self._line.send(spikes, upto, behind_s, is_behind=True, from_calibration=True)
         spool.position = max(last.start, stop - round(RUN_IN_S * self._fs))
         refractory = to_samples(self._hello.params.match.refractory_ms, self._fs)
         offset = last.first_sample - last.start
@@ -200,10 +201,6 @@ class Starter:
             spool,
             Seam(seam + offset, last_spike, refractory),
         )
-
-    def behind_s(self, spool: Spool) -> float:
-        """Seconds of samples that wait."""
-        return (spool.num_samples - spool.position) / self._fs
 
 
 def keep(messages: list[Message], spool: Spool) -> None:

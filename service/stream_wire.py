@@ -4,11 +4,12 @@ import os
 import select
 import struct
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from accm_core.online.sorter import OnlineSpikes
+if TYPE_CHECKING:
+    from accm_core.online.sorter import OnlineSpikes
 
 PROTOCOL = 1
 HEADER = struct.Struct("<QIHH")
@@ -31,6 +32,9 @@ RECORD = np.dtype(
 )
 """A spike."""
 
+DONE, BAD_DATA, BAD_HELLO, FAILED, TRY_LATER = 1000, 1007, 1008, 1011, 1013
+"""Codes with which a socket is closed (RFC 6455)."""
+
 TEXT, DATA, ERROR, CLOSE = b"T", b"D", b"E", b"C"
 """Kinds of frames between the server and a session's process: JSON, samples or spikes, why the session ends
 before its end, and the end."""
@@ -50,7 +54,9 @@ def pack_frame(kind: bytes, content: bytes) -> bytes:
     return FRAME.pack(kind, len(content)) + content
 
 
-def pack_spikes(spikes: OnlineSpikes, acknowledged: int, *, is_behind: bool, from_calibration: bool) -> bytes:
+def pack_spikes(
+    spikes: "OnlineSpikes", acknowledged: int, *, is_behind: bool, from_calibration: bool
+) -> bytes:
     """An answer."""
     records = np.empty(len(spikes), RECORD)
     records["sample"], records["unit"] = spikes.sample_index, spikes.unit_index

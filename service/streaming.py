@@ -1,4 +1,4 @@
-"""``/stream``: online sorting over a websocket, a process for each session; ``/streams`` lists them.
+"""``/stream``: online sorting over a websocket, each session in its own process; ``/streams`` lists them.
 
 The route passes messages on between the socket and the session's process, and measures how long answers take.
 """
@@ -26,8 +26,21 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from service.stream_hello import Hello, HelloError, read_hello
-from service.stream_line import BAD_HELLO, FAILED, TRY_LATER
-from service.stream_wire import CLOSE, CODE, DATA, ERROR, FRAME, HEADER, NOTE, REPLY, TEXT, pack_frame
+from service.stream_wire import (
+    BAD_HELLO,
+    CLOSE,
+    CODE,
+    DATA,
+    ERROR,
+    FAILED,
+    FRAME,
+    HEADER,
+    NOTE,
+    REPLY,
+    TEXT,
+    TRY_LATER,
+    pack_frame,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -246,7 +259,7 @@ async def _relay(socket: WebSocket, session: _Session) -> None:
 
 
 async def _pass_in(socket: WebSocket, session: _Session, begun: asyncio.Event) -> None:
-    """From the client to the session's process, no faster than it takes; ends when the client is gone."""
+    """From the client to the session's process, no faster than that takes it, until the client is gone."""
     await begun.wait()
     pipe = session.process.stdin
     while pipe is not None:
