@@ -2,7 +2,7 @@
 
 ``accm serve`` in one terminal, ``python -m benchmarks.stream`` in another. A recording is sent as it would be
 recorded, in messages of 10 ms; where it is shorter than ``--seconds``, again and again. A spike's
-latency is the time from the end of the message that brings the last sample of its look-ahead until it is here.
+latency is the time from the end of the message that brings the last sample of its look-ahead to its arrival.
 """
 
 import argparse

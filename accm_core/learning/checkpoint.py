@@ -140,7 +140,8 @@ def read_model(file_path: str | Path) -> Model:
             _check_units(card, heads_config, encoder_config)
         elif card.get("units", []) != []:
             raise ValueError("its card describes units, but it has no heads")
-    except (TypeError, ValueError, KeyError) as error:
+        json.dumps(card, ensure_ascii=False, allow_nan=False).encode()  # so that it can be passed on
+    except (TypeError, ValueError, KeyError, RecursionError) as error:
         raise foreign(path, str(error)) from error
     with torch.device("meta"):  # shapes alone, until the arrays are known to fit
         encoder = SpikeEncoder(encoder_config, 1.0)
@@ -210,7 +211,6 @@ def read_card(content: bytes, path: Path) -> dict[str, Any]:
     try:
         header = json.loads(content[8 : 8 + length])
         card = json.loads(header["__metadata__"][CARD])
-        json.dumps(card, ensure_ascii=False, allow_nan=False).encode()  # so that it can be passed on
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise foreign(path, "it has no card of accm") from error
     if not isinstance(card, dict) or not isinstance(card.get("format"), int):

@@ -220,7 +220,7 @@ LIES: dict[str, Callable[[Path, Path], object]] = {
     "a rate of NaN": lie(set_attribute("starting_time", "rate", np.nan)),
     "a rate of 1e308 Hz": lie(set_attribute("starting_time", "rate", 1e308)),
     "a rate that is text": lie(set_attribute("starting_time", "rate", "fast")),
-    "a start at NaN": lie(lambda series: series["starting_time"].write_direct(np.array(np.nan))),
+    "a start at NaN": lie(replace("starting_time", np.nan)),
     "a conversion of NaN": lie(set_attribute("data", "conversion", np.nan)),
     "a conversion of 0": lie(set_attribute("data", "conversion", 0.0)),
     "a conversion of 1e300": lie(set_attribute("data", "conversion", 1e300)),
@@ -241,6 +241,7 @@ LIES: dict[str, Callable[[Path, Path], object]] = {
     "no table of electrodes": lie(_no_electrodes),
     "times that go back": lie(_timestamps(np.linspace(10, 0, 300_000))),
     "times of NaN": lie(_timestamps(np.full(300_000, np.nan))),
+    "a last time of infinity": lie(_timestamps(np.append(np.arange(299_999) / 30_000, np.inf))),
     "fewer times than samples": lie(_timestamps(np.arange(100) / 30_000)),
 }
 """Accepted, as HDF5 they are in order; what they say of themselves is not true, and the job fails."""
