@@ -133,7 +133,7 @@ def test_what_is_no_message_is_refused(wire, content, message):
 def test_samples_do_not_go_back(wire):
     wire.put_samples(5, samples_of(4))
     wire.put_samples(8, samples_of(4))
-    with pytest.raises(Refusal, match="A message begins at sample 8; 9 was to come."):
+    with pytest.raises(Refusal, match=r"A message begins at sample 8; 9 was to come\."):
         wire.line.take(0)
 
 
