@@ -12,9 +12,10 @@ import os
 import shutil
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 ANSWER_WITHIN_S = 60.0
@@ -23,7 +24,11 @@ HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 class CheckError(Exception):
-    """The service did not do what it should."""
+    """The service did not do what it should; ``status`` is that of its answer, if that is what was wrong."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Service:
@@ -36,24 +41,28 @@ class Service:
     def open(self, method: str, path: str, body: Any = None, *, with_key: bool = True) -> Any:
         """Send a request and return the open answer; ``body`` is a file, or something to be sent as JSON."""
         headers = {"Authorization": f"Bearer {self._key}"} if with_key else {}
-        if isinstance(body, Path):
-            headers["Content-Type"] = "application/octet-stream"
-            headers["Content-Length"] = str(body.stat().st_size)
-            with body.open("rb") as file:
-                request = Request(self._address + path, file, headers, method=method)
+        with ExitStack() as stack:
+            if isinstance(body, Path):
+                headers["Content-Type"] = "application/octet-stream"
+                headers["Content-Length"] = str(body.stat().st_size)
+                body = stack.enter_context(body.open("rb"))
+            elif body is not None:
+                headers["Content-Type"] = "application/json"
+                body = json.dumps(body).encode()
+            request = Request(self._address + path, body, headers, method=method)
+            try:
                 return urlopen(request, timeout=ANSWER_WITHIN_S)
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-            body = json.dumps(body).encode()
-        return urlopen(Request(self._address + path, body, headers, method=method), timeout=ANSWER_WITHIN_S)
+            except HTTPError as error:
+                raise CheckError(
+                    f"{method} {path}: {error.code} {error.read().decode()}", error.code
+                ) from error
+            except OSError as error:
+                raise CheckError(f"{method} {path}: {error}") from error
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """Send a request and return the JSON of the answer."""
-        try:
-            with self.open(method, path, body) as answer:
-                return json.load(answer)
-        except HTTPError as error:
-            raise CheckError(f"{method} {path}: {error.code} {error.read().decode()}") from error
+        with self.open(method, path, body) as answer:
+            return json.load(answer)
 
 
 def wait_until_ready(service: Service, deadline_s: float) -> float:
@@ -63,21 +72,22 @@ def wait_until_ready(service: Service, deadline_s: float) -> float:
         try:
             with service.open("GET", "/readyz", with_key=False):
                 return time.monotonic() - started
-        except (URLError, OSError) as error:
+        except CheckError as error:
             if time.monotonic() - started > deadline_s:
                 raise CheckError(f"Not ready within {deadline_s:g} s: {error}") from error
         time.sleep(POLL_EVERY_S)
 
 
 def check_that_key_is_asked_for(service: Service) -> None:
-    """Without a key only health and the page's shell may be seen."""
+    """With the key jobs are seen, without it they are not."""
+    service.ask("GET", "/jobs")
     try:
-        service.open("GET", "/jobs", with_key=False)
-    except HTTPError as error:
-        if error.code == 401:
+        service.open("GET", "/jobs", with_key=False).close()
+    except CheckError as error:
+        if error.status == 401:
             return
-        raise CheckError(f"GET /jobs without a key: {error.code}, which should be 401") from error
-    raise CheckError("GET /jobs without a key was answered; it should be 401")
+        raise CheckError(f"Without a key it should be 401, but was {error}") from error
+    raise CheckError("GET /jobs was answered without a key; it should be 401.")
 
 
 def upload(service: Service, session: Path) -> None:

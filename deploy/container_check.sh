@@ -24,7 +24,7 @@ WORK=$(mktemp -d "${TMPDIR:-/tmp}/accm-check-XXXXXX")
 CONFINED=(--read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges)
 ACCM_API_KEY=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 export ACCM_API_KEY
-server_pid="" container=""
+ENGINE=${ENGINE:-} BASE="" container="" server_pid=""
 
 say() { printf '\n==> %s\n' "$*"; }
 fail() { printf 'container_check: %s\n' "$*" >&2; exit 1; }
@@ -35,16 +35,20 @@ choose_engine() { # sets ENGINE
     local candidate
     for candidate in ${ENGINE:-docker podman buildah}; do
         ENGINE=$candidate
-        command -v "$candidate" >/dev/null && load_base && can_run && return
+        command -v "$candidate" >/dev/null || continue
+        load_base && can_run && return
+        drop_base
     done
-    fail "No engine can run a container here. Start docker, or install podman or buildah. What they said: $(cat "$WORK/engine.log")"
+    fail "No engine can run a container here. Start docker, or install podman or buildah. What they said: $(<"$WORK/engine.log")"
 }
 
 can_run() {
     case $ENGINE in
         buildah)
-            local probe
-            probe=$(buildah from -q "$BASE") && buildah run --isolation chroot "$probe" -- true && buildah rm "$probe" ;;
+            local probe code=0
+            probe=$(buildah from -q "$BASE") && buildah run --isolation chroot "$probe" -- true || code=$?
+            buildah rm "$probe"
+            return "$code" ;;
         *) "$ENGINE" run --rm "${CONFINED[@]}" "$BASE" true ;;
     esac >>"$WORK/engine.log" 2>&1
 }
@@ -60,6 +64,10 @@ load_base() { # sets BASE
         *) "$ENGINE" import - "$BASE" <"$WORK/base.tar" ;;
     esac >>"$WORK/engine.log" 2>&1
 }
+
+drop_base() {
+    [[ -n ${BASE_IMAGE:-} ]] || "$ENGINE" rmi "$BASE" || true
+} >/dev/null 2>&1
 
 make_base() { # a Debian with Python, as an archive
     command -v debootstrap >/dev/null || fail "No debootstrap here: install it, or give BASE_IMAGE."
@@ -108,6 +116,13 @@ build() {
         podman) nice podman build --format docker --layers=false "${options[@]}" . ;;
         buildah) nice buildah bud --isolation chroot --format docker --layers=false "${options[@]}" . ;;
     esac >"$WORK/build.log" 2>&1 || { tail -40 "$WORK/build.log" >&2; fail "The image could not be built."; }
+}
+
+image_size() {
+    case $ENGINE in
+        buildah) buildah images --json "$IMAGE" | python3 -c 'import json, sys; print(json.load(sys.stdin)[0]["size"])' ;;
+        *) "$ENGINE" image inspect --format '{{.Size}}' "$IMAGE" ;;
+    esac
 }
 
 # ---- running
@@ -179,12 +194,12 @@ clean_up() {
         [[ -n $server_pid && -s $WORK/data/server.pid ]] && kill -KILL "$(<"$WORK/data/server.pid")"
         [[ -n $container ]] && buildah rm "$container"
         buildah rmi "$IMAGE"
-        [[ -n ${BASE_IMAGE:-} ]] || buildah rmi "$IMAGE-base"
+        drop_base
     elif [[ -n $ENGINE ]]; then
         "$ENGINE" rm --force "$NAME"
         "$ENGINE" volume rm "$NAME"
         "$ENGINE" rmi "$IMAGE"
-        [[ -n ${BASE_IMAGE:-} ]] || "$ENGINE" rmi "$IMAGE-base"
+        drop_base
     fi >/dev/null 2>&1
     rm -rf "$WORK"
 }
@@ -208,7 +223,13 @@ check_key_wanted() {
 check_accuracy() { # of what was downloaded, with the truth from the simulation
     in_image sh -c 'cat >/tmp/sorted.nwb && accm evaluate /tmp/sorted.nwb --truth /data/check_truth.nwb --json' \
         <"$WORK/sorted.nwb" >"$WORK/score.json"
-    cat "$WORK/score.json"
+    python3 - "$WORK/score.json" <<'END' || fail "Less than half of the units were found: $(<"$WORK/score.json")"
+import json, sys
+
+score = json.load(open(sys.argv[1]))
+print(f"{score['well_detected']} of {score['true_units']} units well detected, {score['false_units']} false")
+sys.exit(score["well_detected"] < score["true_units"] / 2)
+END
 }
 
 main() {
@@ -220,7 +241,7 @@ main() {
     say "Building with $ENGINE"
     local started=$SECONDS
     build
-    echo "built after $((SECONDS - started)) s"
+    echo "built after $((SECONDS - started)) s; $(image_size) bytes"
     prepare_data
     say "Is the image's user confined, and a key asked for"
     check_confined

@@ -4,7 +4,7 @@ import logging
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -35,6 +35,7 @@ def make_app() -> Starlette:
         ],
         exception_handlers={
             ServiceError: answer_refusal,
+            ClientDisconnect: _answer_nobody,
             AccmError: answer_bad_input,
             Exception: _answer_failure,
         },
@@ -51,6 +52,10 @@ def answer_refusal(request: Request, error: Exception) -> Response:
 def answer_bad_input(request: Request, error: Exception) -> Response:
     """Answer what the package refuses."""
     return JSONResponse({"error": str(error)}, status_code=400)
+
+
+def _answer_nobody(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": "The connection broke."}, status_code=400)
 
 
 def _answer_failure(request: Request, error: Exception) -> Response:

@@ -11,7 +11,7 @@ from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.body_limit import BodyLimitMiddleware
+from service.body_limit import BodyLimitMiddleware, MediaTypeMiddleware
 from service.error_form import ErrorFormMiddleware
 
 OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/healthz"})
@@ -37,12 +37,8 @@ def protections(key: str | None, *, is_loopback: bool) -> tuple[Middleware, ...]
         if key is not None
         else Middleware(OriginMiddleware, is_loopback=is_loopback)
     )
-    return (
-        Middleware(HeadersMiddleware),
-        gate,
-        Middleware(BodyLimitMiddleware),
-        Middleware(ErrorFormMiddleware),
-    )
+    inner = (BodyLimitMiddleware, MediaTypeMiddleware, ErrorFormMiddleware)
+    return Middleware(HeadersMiddleware), gate, *(Middleware(kind) for kind in inner)
 
 
 class ApiKeyMiddleware:

@@ -1,4 +1,4 @@
-"""How much a request may send."""
+"""How much a request may send, and of what type."""
 
 from collections.abc import Mapping
 
@@ -18,6 +18,33 @@ BODY_BYTES: Mapping[str, int | None] = {
 """Most bytes of a body by path; what ends in a slash is the beginning of one. None: no limit here."""
 
 
+MEDIA_TYPES: Mapping[str, str] = {
+    "/sort": "application/json",
+    "/finetune": "application/json",
+    "/pretrain": "application/json",
+    "/embed": "application/octet-stream",
+    "/classify": "application/octet-stream",
+}
+"""Type of a body by path. BentoML would take others: forms, whose fields may be addresses to fetch."""
+
+
+class MediaTypeMiddleware:
+    """Answer 415 to bodies of a type that a route does not take; who says none is believed to mean it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on a request whose body is of the right type."""
+        wanted = MEDIA_TYPES.get(scope["path"]) if scope["type"] == "http" else None
+        told = [] if wanted is None else Headers(scope=scope).getlist("content-type")
+        if all(value.partition(";")[0].strip().lower() == wanted for value in told) and len(told) < 2:
+            await self.app(scope, receive, send)
+            return
+        message = f"{scope['path']} takes {wanted}, not {', '.join(told)[:100]!r}. Set Content-Type so."
+        await _answer(415, message, scope, receive, send)
+
+
 class BodyLimitMiddleware:
     """Answer 413 to bodies that are too large, by what they say and by what comes.
 
@@ -34,16 +61,21 @@ class BodyLimitMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on a request, counting what it sends."""
-        limit = self._limit_of(scope["path"]) if scope["type"] == "http" else None
-        if limit is None:
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        lengths = Headers(scope=scope).getlist("content-length")
+        limit, headers = self._limit_of(scope["path"]), Headers(scope=scope)
+        lengths = headers.getlist("content-length")
         if any(not (n.isascii() and n.isdigit()) for n in lengths) or len(set(lengths)) > 1:
             told = ", ".join(lengths)[:100]
             await _answer(
                 400, f"Content-Length is {told!r}; it must be one whole number.", scope, receive, send
             )
+        elif lengths and "transfer-encoding" in headers:
+            message = "Content-Length and Transfer-Encoding contradict each other. Send one of them."
+            await _answer(400, message, scope, receive, send, {"Connection": "close"})
+        elif limit is None:
+            await self.app(scope, receive, send)
         elif lengths and _exceeds(lengths[0], limit):
             await _answer(413, _explain(scope["path"], limit), scope, receive, send)
         else:
@@ -94,5 +126,12 @@ def _explain(path: str, limit: int) -> str:
     )
 
 
-async def _answer(status: int, message: str, scope: Scope, receive: Receive, send: Send) -> None:
-    await JSONResponse({"error": message}, status)(scope, receive, send)
+async def _answer(
+    status: int,
+    message: str,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    headers: Mapping[str, str] | None = None,
+) -> None:
+    await JSONResponse({"error": message}, status, headers)(scope, receive, send)

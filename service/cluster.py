@@ -64,7 +64,8 @@ class Cluster:
         return self._places
 
     def _look(self) -> list[Place]:
-        workers = self._client.scheduler_info()["workers"]
+        # scheduler_info() may give its cache, from which the workers are missing at times
+        workers = self._client.sync(self._client.scheduler.identity, n_workers=-1)["workers"]
         found = sorted(workers.items(), key=lambda item: str(item[1]["name"]))
         if self._devices is None:
             return [Place(address, self._device) for address, _ in found]

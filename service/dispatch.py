@@ -23,6 +23,8 @@ TICK_S = 0.2
 """Between two looks at the queue: a cancelled job stops within this and the time of a kill."""
 RETRY_S = 5.0
 """Before a cluster that failed is tried again."""
+GONE_AFTER_S = 5.0
+"""Without a worker, after which its job waits again."""
 CLEAN_EVERY_S = 3600.0
 """Between two removals of what is older than the retention."""
 STOPPED = "The server was stopped while this job ran."
@@ -34,7 +36,9 @@ class _Running:
 
     future: Any
     place: Place
-    is_stopping: bool = field(default=False)
+    is_stopping: bool = False
+    seen: float = field(default_factory=time.monotonic)
+    """When its worker was last there."""
 
 
 class Dispatcher(threading.Thread):
@@ -117,7 +121,9 @@ class Dispatcher(threading.Thread):
         for job_id, running in list(self._running.items()):
             if running.future.done():
                 self._settle(job_id, cluster.outcome_of(running.future))
-            elif running.place.address not in addresses:
+            elif running.place.address in addresses:
+                running.seen = time.monotonic()
+            elif time.monotonic() - running.seen > GONE_AFTER_S:
                 running.future.cancel()
                 self._settle(job_id, Outcome(interrupted=f"The worker {running.place.address} went away."))
         for job_id in self._jobs.cancelling():

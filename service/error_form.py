@@ -21,22 +21,18 @@ class ErrorFormMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start: Message | None = None
-        parts: list[bytes] = []
+        held: list[Message] = []  # an error, from its start on
 
         async def send_formed(message: Message) -> None:
-            nonlocal start
-            if message["type"] == "http.response.start" and message["status"] >= 400:
-                start = message
-            elif start is None:
-                await send(message)
+            if held or (message["type"] == "http.response.start" and message["status"] >= 400):
+                held.append(message)
             else:
-                parts.append(message.get("body", b""))
-                if not message.get("more_body", False):
-                    start, first = None, start
-                    body = _form(first, b"".join(parts), scope)
-                    await send(first)
-                    await send({"type": "http.response.body", "body": body})
+                await send(message)
+            if held and message["type"] == "http.response.body" and not message.get("more_body", False):
+                start, *parts = held
+                body = _form(start, b"".join(part.get("body", b"") for part in parts), scope)
+                await send(start)
+                await send({"type": "http.response.body", "body": body})
 
         await self.app(scope, receive, send_formed)
 

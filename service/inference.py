@@ -12,12 +12,14 @@ import numpy as np
 from starlette.concurrency import run_in_threadpool
 
 from accm_core.errors import ModelError
-from service.batcher import Batcher
+from service.batcher import BATCH_ROWS, Batcher
 from service.errors import ServiceError
 from service.npy import read_snippets, write_array
 
 MAX_WAITING_BYTES = 128 << 20
 """Of bodies that are being worked on; beyond it callers are asked to come again."""
+MAX_ANSWER_BYTES = 256 << 20
+"""Of an answer: a model with many units makes more of snippets than they were."""
 OVERHEAD_BYTES = 1 << 16
 """Counted for each body beside its own bytes: 2000 small ones are as many as are taken."""
 MAX_MODELS = 4
@@ -38,6 +40,8 @@ class _Loaded:
         Hz.
     channels : tuple of str
         Columns of the snippets that it classifies; empty for a model without heads.
+    num_dims, num_units : int
+        Columns of its answers: of embeddings, and of probabilities.
     embedding, probability : Batcher
     """
 
@@ -47,6 +51,8 @@ class _Loaded:
     num_channels: int
     sampling_frequency: float
     channels: tuple[str, ...]
+    num_dims: int
+    num_units: int
     embedding: Batcher
     probability: Batcher | None
 
@@ -109,8 +115,7 @@ class Inference:
             wanted = f"1 to {loaded.num_channels} channels, nearest first"
             _check_shape(snippets, name, loaded, snippets.shape[2] <= loaded.num_channels, wanted)
             missing = loaded.num_channels - snippets.shape[2]
-            padded = np.pad(snippets, ((0, 0), (0, 0), (0, missing))) if missing else snippets
-            return write_array(await loaded.embedding.submit(padded))
+            return await _answer(loaded.embedding, snippets, missing, loaded.num_dims)
 
     async def classify(self, body: bytes, model: str) -> bytes:
         """Tell for each unit of a fine-tuned model with what probability it fired at each snippet's peak.
@@ -143,7 +148,7 @@ class Inference:
             number = len(loaded.channels)
             wanted = f"{number} channels, in the order of 'channels' in GET /models/{model}"
             _check_shape(snippets, model, loaded, snippets.shape[2] == number, wanted)
-            return write_array(await loaded.probability.submit(snippets))
+            return await _answer(loaded.probability, snippets, 0, loaded.num_units)
 
     @contextmanager
     def _admitted(self, num_bytes: int) -> Iterator[None]:
@@ -202,6 +207,8 @@ class Inference:
             encoder.config.num_channels,
             model.window.sampling_frequency,
             channels,
+            encoder.config.num_dims,
+            0 if placed is None else len(placed.used),
             Batcher(lambda rows: embed_snippets(encoder, rows, device), self._executor, self._gate),
             None
             if placed is None
@@ -219,6 +226,26 @@ def _look_for(name: str) -> tuple[Path, tuple[int, ...]]:
     except (ModelError, OSError):
         raise ServiceError(404, f"There is no model {name[:100]!r}. See GET /models.") from None
     return path, (status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+async def _answer(batcher: Batcher, snippets: np.ndarray, missing: int, num_columns: int) -> bytes:
+    """Compute in parts, so that one caller neither fills the memory nor keeps others waiting.
+
+    Silent channels are added part by part: they may be many times what was sent.
+    """
+    num_bytes = len(snippets) * num_columns * np.dtype(np.float32).itemsize
+    if num_bytes > MAX_ANSWER_BYTES:
+        raise ServiceError(
+            413,
+            f"The answer to {len(snippets)} snippets would have {num_bytes} bytes; the limit is "
+            f"{MAX_ANSWER_BYTES}. Send fewer at a time.",
+        )
+    answers = []
+    for start in range(0, max(len(snippets), 1), BATCH_ROWS):
+        part = snippets[start : start + BATCH_ROWS]
+        padded = np.pad(part, ((0, 0), (0, 0), (0, missing))) if missing else part
+        answers.append(await batcher.submit(padded))
+    return write_array(np.concatenate(answers))
 
 
 def _check_shape(

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import get_args
@@ -20,6 +21,7 @@ from service.work import REPORT, RESULT
 LOOK_EVERY_S, COMMENT_EVERY_S = 0.3, 15.0
 """How often a job is looked at for its events; silence after which a comment shows that the line is alive."""
 MAX_LISTED = 10_000
+_WHOLE = re.compile(r"[0-9]{1,5}")
 REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data:"
@@ -32,7 +34,7 @@ async def list_jobs(request: Request) -> Response:
     state, limit = request.query_params.get("state"), request.query_params.get("limit", "1000")
     if state is not None and state not in get_args(JobState):
         raise ServiceError(400, f"state={state[:100]!r} is none of {', '.join(get_args(JobState))}.")
-    if not (limit.isdecimal() and 1 <= int(limit) <= MAX_LISTED):
+    if not (_WHOLE.fullmatch(limit) and 1 <= int(limit) <= MAX_LISTED):
         raise ServiceError(400, f"limit={limit[:100]!r} is not within 1 to {MAX_LISTED}.")
     jobs = await run_in_threadpool(request.app.state.server.jobs.recent, state, int(limit))
     return JSONResponse({"jobs": [job.model_dump() for job in jobs]})

@@ -1,4 +1,7 @@
-"""The durable list of jobs: SQLite, so that nothing is lost when the server is killed."""
+"""The durable list of jobs: SQLite, so that nothing is lost when the server is killed.
+
+Not in WAL mode, which network file systems of clusters cannot hold.
+"""
 
 import json
 import secrets
@@ -57,7 +60,7 @@ class JobStore:
             file_path, timeout=30.0, check_same_thread=False, isolation_level=None
         )
         self._connection.row_factory = sqlite3.Row
-        self._connection.executescript("PRAGMA journal_mode=WAL; PRAGMA foreign_keys=ON;" + _TABLES)
+        self._connection.executescript("PRAGMA journal_mode=TRUNCATE; PRAGMA foreign_keys=ON;" + _TABLES)
 
     def close(self) -> None:
         """Close the file."""

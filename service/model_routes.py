@@ -1,5 +1,6 @@
 """``/models``: the registry, its cards, export, import and removal."""
 
+import asyncio
 import secrets
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -9,10 +10,14 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from accm_core.errors import AccmError
 from service.errors import ServiceError
 
 if TYPE_CHECKING:
     from accm_core.models import ModelEntry
+
+_importing = asyncio.Lock()
+"""One model at a time: each is read into memory, whole."""
 
 
 async def get_models(request: Request) -> Response:
@@ -43,6 +48,8 @@ async def export_model(request: Request) -> Response:
     """A model as a file."""
     name = request.path_params["name"]
     entry = await run_in_threadpool(_find, name)
+    if entry.problem:  # it may be anything, a link to it as well
+        raise ServiceError(409, entry.problem)
     return FileResponse(entry.path, filename=f"{name}.safetensors", media_type="application/octet-stream")
 
 
@@ -56,7 +63,10 @@ async def put_model(request: Request) -> Response:
         with path.open("xb") as file:
             async for part in request.stream():
                 await run_in_threadpool(file.write, part)
-        await run_in_threadpool(registry().import_model, path, name, overwrite=overwrite)
+        async with _importing:
+            await run_in_threadpool(registry().import_model, path, name, overwrite=overwrite)
+    except AccmError as error:
+        raise ServiceError(400, str(error).replace(str(path), "What was sent")) from error
     finally:
         path.unlink(missing_ok=True)
     entry = await run_in_threadpool(_find, name)

@@ -210,9 +210,7 @@ def _describe_types() -> dict[str, Any]:
 
 def _complete_typed(operation: dict[str, Any], method: str, path: str) -> None:
     """Say of a route of BentoML what it takes and answers."""
-    operation.setdefault("parameters", []).extend(
-        _describe_parameters("query", _QUERY.get((method, path), {}))
-    )
+    operation["parameters"] = _describe_parameters("query", _QUERY.get((method, path), {}))
     if path in _REQUESTS:
         schema = _refer(_REQUESTS[path].__name__)
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
@@ -257,10 +255,7 @@ def _describe_answers(method: str, path: str) -> dict[str, Any]:
     else:
         content = {"application/json": {"schema": answer}}
     success = _SUCCESS.get(key, {"200": "Done."})
-    return {
-        **{status: {"description": text, "content": content} for status, text in success.items()},
-        **_REFUSED,
-    }
+    return {status: {"description": text, "content": content} for status, text in success.items()} | _REFUSED
 
 
 def _describe_parameters(place: str, parameters: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

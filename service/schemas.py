@@ -2,13 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from accm_core.params import SorterParams
 
 JobKind = Literal["sort", "finetune", "pretrain"]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+UnitName = Annotated[str, Field(min_length=1, max_length=200)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 
 
@@ -48,7 +49,7 @@ class Labels(_Request):
     """Upload with Units."""
     url: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
     """Address of an NWB file with Units."""
-    units: dict[str, list[float]] | None = None
+    units: dict[UnitName, list[FiniteFloat]] | None = None
     """Times of spikes (s, session clock) by the unit's name."""
 
     @model_validator(mode="after")

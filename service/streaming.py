@@ -1,4 +1,4 @@
-"""``/stream``: online sorting over a websocket, each session in its own process; ``/streams`` lists them.
+"""``/stream``: online sorting over a websocket, a process for each session; ``/streams`` lists them.
 
 The route passes messages on between the socket and the session's process, and measures how long answers take.
 """

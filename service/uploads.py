@@ -20,8 +20,8 @@ SPARE_BYTES = 1 << 30
 """Left free on the disk, for the results of jobs and the lists."""
 CHECK_EVERY_BYTES = 256 << 20
 """Between two looks at the disk while a body of unknown length comes in."""
-BLOCK_BYTES = 1 << 20
-"""Read at once to work out a checksum."""
+_HOPELESS = (413, 507)
+"""Refusals of a body after which there is no going on with it."""
 
 
 class Uploads:
@@ -42,12 +42,15 @@ class Uploads:
         self._max_bytes = max_bytes
         self._quota = quota
         self._busy: set[str] = set()
+        self._announced: dict[str, int] = {}
         self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
 
     def list(self) -> list[dict[str, Any]]:
         """All uploads, whole or not, by name."""
-        names = {path.name for path in self.folder.iterdir() if NAME.fullmatch(path.name)}
+        names = {
+            path.name for path in self.folder.iterdir() if NAME.fullmatch(path.name) and not path.is_symlink()
+        }
         names |= {path.name[1:-5] for path in self.folder.glob(".*.part")}
         return [self.describe(name) for name in sorted(names)]
 
@@ -62,7 +65,7 @@ class Uploads:
         check_name(name)
         whole, part = self.folder / name, self._part(name)
         path = part if part.is_file() else whole  # a part replaces a whole file once it is whole
-        if not path.is_file():
+        if path.is_symlink() or not path.is_file():  # links are none of ours
             raise ServiceError(404, f"There is no upload {name!r}. See GET /uploads.")
         status, known = path.stat(), self._read_notes(name)
         return {
@@ -128,29 +131,48 @@ class Uploads:
             have = part.stat().st_size if part.is_file() else 0
             if first not in (0, have):
                 raise WrongOffsetError(name, first, have)
-            self.check_room(total or 0, total)
+            self.check_size(total or 0)
+            self.check_room((total or 0) - first)
             self._write_notes(name, {"total": total})
-            with part.open("r+b" if first else "wb") as file:
-                file.seek(first)
-                yield Incoming(self, name, file, first, total)
+            self._announced[name] = total or 0
+            try:
+                with part.open("r+b" if first else "wb") as file:
+                    file.seek(first)
+                    yield Incoming(self, name, file, first, total)
+            except ServiceError as error:
+                if error.status in _HOPELESS:
+                    self._forget(name)
+                raise
+            finally:
+                del self._announced[name]
 
-    def check_room(self, more: int, total: int | None) -> None:
-        """Refuse what is too large, or does not fit on the disk or within the quota."""
-        if total is not None and total > self._max_bytes:
+    def check_size(self, total: int) -> None:
+        """Refuse what is too large."""
+        if total > self._max_bytes:
             raise ServiceError(
                 413, f"The upload has {total} bytes; the limit is {self._max_bytes} (ACCM_MAX_UPLOAD)."
             )
-        free = shutil.disk_usage(self.folder).free - SPARE_BYTES
+
+    def check_room(self, more: int) -> None:
+        """Refuse what does not fit on the disk or within the quota."""
+        coming = self._coming_bytes()
+        free = shutil.disk_usage(self.folder).free - SPARE_BYTES - coming
         if more > free:
             raise ServiceError(
                 507, f"The upload needs {more} bytes; the server's disk has room for {max(free, 0)}."
             )
-        if self._quota is not None and self.used_bytes() + more > self._quota:
+        used = coming + (self.used_bytes() if self._quota is not None else 0)
+        if self._quota is not None and used + more > self._quota:
             raise ServiceError(
                 507,
-                f"The upload needs {more} bytes; {self.used_bytes()} of the quota of {self._quota} are used. "
-                "Remove uploads, or raise ACCM_QUOTA.",
+                f"The upload needs {more} bytes; {used} of the quota of {self._quota} are used. Remove "
+                "uploads, or raise ACCM_QUOTA.",
             )
+
+    def _coming_bytes(self) -> int:
+        """What other uploads have announced and not yet sent."""
+        announced = list(self._announced.items())
+        return sum(max(0, total - _size_of(self._part(name))) for name, total in announced)
 
     def _complete(self, name: str, sha256: str) -> None:
         """A part is whole: give it its name."""
@@ -215,12 +237,20 @@ class Incoming:
 
     def write(self, data: bytes) -> None:
         """Write what arrived next."""
-        if self._total is not None and self.received + len(data) > self._total:
+        received = self.received + len(data)
+        if self._total is not None and received > self._total:
             raise ServiceError(400, f"More than the {self._total} bytes that were announced arrived.")
-        if self._total is None and self.received + len(data) - self._checked > CHECK_EVERY_BYTES:
-            self._uploads.check_room(CHECK_EVERY_BYTES, self.received + len(data))
-            self._checked = self.received
-        self._file.write(data)
+        if self._total is None:
+            self._uploads.check_size(received)
+            if received - self._checked > CHECK_EVERY_BYTES:
+                self._uploads.check_room(CHECK_EVERY_BYTES)
+                self._checked = self.received
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise ServiceError(
+                507, f"The server's disk refused what came after byte {self.received}: {error.strerror}."
+            ) from error
         if self._hash is not None:
             self._hash.update(data)
         self.received += len(data)
@@ -247,6 +277,13 @@ class Incoming:
     def _hash_file(self) -> str:
         with self._uploads._part(self._name).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def check_name(name: str) -> None:

@@ -18,6 +18,8 @@ GAP_PERIODS = 1.5
 """A step longer than this many sample periods is a gap."""
 MIN_SEGMENT_S = 0.1
 """A gapless stretch shorter than this (s) cannot be filtered; it is left out, with a warning."""
+MAX_RATE_HZ = 1e6
+"""No amplifier for neurons samples faster."""
 _BLOCK = 1 << 20  # time stamps read at once: 8 MiB
 _ROUND = 1e-6  # a rate this close (relative) to a whole number of Hz is that number
 
@@ -94,9 +96,16 @@ def read_clock(series: ElectricalSeries, path: str, file_path: Path | Address, l
     num_samples = series.data.shape[0]
     if series.rate is not None:
         rate = float(series.rate)
-        if not (np.isfinite(rate) and rate > 0):
-            raise NwbError(f"{path} has rate {rate:g} Hz; it must be above 0. Correct the rate in the file.")
+        if not 0 < rate <= MAX_RATE_HZ:  # nor NaN
+            raise NwbError(
+                f"{path} has rate {rate:g} Hz; it must be above 0 and at most {MAX_RATE_HZ:g}. Correct the "
+                "rate in the file."
+            )
         t_start = 0.0 if series.starting_time is None else float(series.starting_time)
+        if not np.isfinite(t_start):
+            raise NwbError(
+                f"{path} has starting_time {t_start:g} s; it must be finite. Correct it in the file."
+            )
         whole = (Segment(0, num_samples),)
         return Clock(sampling_frequency=rate, num_samples=num_samples, t_start=t_start, segments=whole)
     stamps = series.timestamps
@@ -141,7 +150,7 @@ def _scan(stamps: Any, path: str) -> tuple[list[int], float]:
     for start in range(0, len(stamps) - 1, _BLOCK):
         block = np.asarray(stamps[start : start + _BLOCK + 1], dtype=np.float64)
         steps = np.diff(block)
-        if not (steps > 0).all():  # false for NaN too
+        if not ((steps > 0) & np.isfinite(steps)).all():
             _refuse_order(block, start, path)
         is_gap = steps > GAP_PERIODS * typical
         breaks.extend((np.flatnonzero(is_gap) + start + 1).tolist())

@@ -97,12 +97,12 @@ def check_layout(series: ElectricalSeries, path: str) -> None:
         If axes, dtype or the electrodes do not suit.
     """
     data, num_electrodes = series.data, len(series.electrodes.data)
+    if getattr(data.dtype, "kind", "records") not in "iuf":  # hdmf gives a list for records
+        raise NwbError(f"{path} holds {data.dtype}; integers or floats are needed.")
     if data.ndim not in (1, 2):
         raise NwbError(
             f"{path} has {data.ndim} axes, shape {data.shape}; two are needed, (samples, channels)."
         )
-    if data.dtype.kind not in "iuf":
-        raise NwbError(f"{path} holds {data.dtype}; integers or floats are needed.")
     if 0 in data.shape:
         raise NwbError(f"{path} holds no samples: its shape is {data.shape}. Give a session with data.")
     num_channels = data.shape[1] if data.ndim == 2 else 1

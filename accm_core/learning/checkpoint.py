@@ -22,6 +22,8 @@ FORMAT = 1
 """Of the card; a reader refuses what is newer."""
 MAX_BYTES = 256 << 20
 """Larger files are refused unread."""
+MAX_HEADER_BYTES = 8 << 20
+"""Of the card and the list of arrays, as JSON: 800 for each of the most heads that a model may have."""
 LIMITS = {"num_channels": (1, 64), "num_samples": (8, 4096), "num_dims": (2, 64), "width": (1, 1024)}
 """Of an encoder's architecture: a card must not make us build a giant."""
 MAX_HEADS, MAX_NAME = 10_000, 200
@@ -136,7 +138,10 @@ def read_model(file_path: str | Path) -> Model:
         _check_window(card, encoder_config)
         if heads_config is not None:
             _check_units(card, heads_config, encoder_config)
-    except (TypeError, ValueError, KeyError) as error:
+        elif card.get("units", []) != []:
+            raise ValueError("its card describes units, but it has no heads")
+        json.dumps(card, ensure_ascii=False, allow_nan=False).encode()  # so that it can be passed on
+    except (TypeError, ValueError, KeyError, RecursionError) as error:
         raise foreign(path, str(error)) from error
     with torch.device("meta"):  # shapes alone, until the arrays are known to fit
         encoder = SpikeEncoder(encoder_config, 1.0)
@@ -201,6 +206,8 @@ def read_card(content: bytes, path: Path) -> dict[str, Any]:
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or length > len(content) - 8:
         raise foreign(path, "its header is cut short or is none")
+    if length > MAX_HEADER_BYTES:
+        raise foreign(path, f"its header has {length} bytes, more than the {MAX_HEADER_BYTES} of any model")
     try:
         header = json.loads(content[8 : 8 + length])
         card = json.loads(header["__metadata__"][CARD])

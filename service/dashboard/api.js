@@ -1,6 +1,8 @@
 // Requests to the server: the key, refusals in words, and whether it answers at all.
 
 const KEY = "accm_key";
+const LOOK_MS = 8_000; // an answer to a look takes no longer, or the server is away
+const ASK_MS = 120_000; // it may look through a session before it answers
 const PRINTABLE = /^[\x21-\x7e]+$/;
 
 /** "needs-key" and "key", "down" and "up", "changed": something was asked for, look again. */
@@ -72,7 +74,7 @@ function setReachable(now) {
 }
 
 /** Ask the server; gives the JSON it answers. `limit_ms` 0 waits for as long as it takes. */
-export async function request(method, path, { json, body, headers = {}, signal, limit_ms = 20_000 } = {}) {
+export async function request(method, path, { json, body, headers = {}, signal, limit_ms = method === "GET" ? LOOK_MS : ASK_MS } = {}) {
   const stops = [signal, limit_ms ? AbortSignal.timeout(limit_ms) : null].filter(Boolean);
   const init = { method, headers: { ...headers }, body, cache: "no-store", signal: stops.length ? AbortSignal.any(stops) : undefined };
   if (key) init.headers.Authorization = `Bearer ${key}`;

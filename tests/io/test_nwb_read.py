@@ -280,12 +280,35 @@ class TestClock:
         message = refused(edit(path, shorten))
         assert "has 6000 samples but 5999 timestamps; they must agree" in message
 
+    def test_records_for_samples(self, path):
+        def change(file):
+            series = file["acquisition/ElectricalSeries"]
+            del series["data"]
+            series["data"] = np.zeros(6000, [("a", "i2")])
+
+        assert "holds ['int16']; integers or floats" in refused(edit(make_file(path), change))
+
+    def test_timestamps_that_end_at_infinity(self, path):
+        message = refused(make_file(path, series={"timestamps": np.append(np.arange(5999) / FS, np.inf)}))
+        assert "are not finite at sample 5999" in message
+
+    @pytest.mark.parametrize(("rate", "start"), [(1e308, 0.0), (np.inf, 0.0), (FS, np.nan), (FS, -np.inf)])
+    def test_clock_beyond_reason(self, path, rate, start):
+        def change(file):
+            clock = file["acquisition/ElectricalSeries/starting_time"]
+            clock.attrs["rate"] = rate
+            clock[()] = start
+
+        message = refused(edit(make_file(path), change))
+        assert ("starting_time" if rate == FS else "at most 1e+06") in message
+
     def test_rate_of_zero(self, path):
         make_file(path)
         edit(path, lambda file: file["acquisition/ElectricalSeries/starting_time"].attrs.modify("rate", 0.0))
         message = refused(path, series="acquisition/ElectricalSeries")
         assert message == (
-            "acquisition/ElectricalSeries has rate 0 Hz; it must be above 0. Correct the rate in the file."
+            "acquisition/ElectricalSeries has rate 0 Hz; it must be above 0 and at most 1e+06. Correct the "
+            "rate in the file."
         )
 
 
