@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from simulated_stream import default_stream
 
 from accm_core.errors import ModelError
 from accm_core.learning.checkpoint import Model
@@ -16,11 +15,6 @@ from accm_core.params import SorterParams
 
 PARAMS = SorterParams()
 SLOTS = ["2", "0", None, "3"]
-
-
-@pytest.fixture(scope="module")
-def stream():
-    return default_stream()
 
 
 @pytest.fixture(scope="module")

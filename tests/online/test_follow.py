@@ -4,16 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from simulated_stream import default_stream
 
 from accm_core.online.follow import Follower, describe_bank
 
 NUM_SPIKES = 400
-
-
-@pytest.fixture(scope="module")
-def stream():
-    return default_stream()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from simulated_stream import default_stream
 
 from accm_core.errors import ModelError
 from accm_core.online.lookahead import make_lookahead
@@ -14,11 +13,6 @@ from accm_core.params import SorterParams
 from accm_core.types import ArrayRecording
 
 PARAMS = SorterParams()
-
-
-@pytest.fixture(scope="module")
-def stream():
-    return default_stream()
 
 
 def plan_of(recording, units):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated_stream import default_stream, make_stream
 
 from accm_core.evaluate import evaluate
 from accm_core.online import sorter as module
@@ -18,11 +17,6 @@ from accm_core.types import ArrayRecording, KnownUnits
 
 FS = 30_000.0
 NAMES = list(OnlineSpikes.__dataclass_fields__)
-
-
-@pytest.fixture(scope="module")
-def stream():
-    return default_stream()
 
 
 def sort_pieces(plan, traces, cuts=(), **options):
@@ -120,7 +114,7 @@ def test_an_empty_stream_ends(plan):
     sorter.close()
 
 
-def test_two_shanks_are_two_streams(stream):
+def test_two_shanks_are_two_streams(stream, make_stream):
     other = make_stream(duration_s=10, seed=4)
     both = ArrayRecording(
         traces=np.concatenate([stream.traces, other.traces], axis=1),
@@ -143,7 +137,7 @@ def test_two_shanks_are_two_streams(stream):
         np.testing.assert_array_equal(own.unit_index, alone.unit_index + first_unit)
 
 
-def test_templates_follow_the_drift():
+def test_templates_follow_the_drift(make_stream):
     drifting = make_stream(
         duration_s=30, drift_um=40, drift_period_s=60, num_units=4, rate_hz=15, burst_share=0, seed=5
     )

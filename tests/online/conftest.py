@@ -1,9 +1,9 @@
 """A simulated stream and what is known of its units."""
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
+import pytest
 
 from accm_core.online.plan import StreamPlan, make_plan, measure_shanks
 from accm_core.params import SorterParams
@@ -37,7 +37,7 @@ def filter_templates(truth: GroundTruth, sampling_frequency: float) -> np.ndarra
     return np.stack([bandpass.apply(w)[bandpass.margin : -bandpass.margin] for w in wide])
 
 
-def make_stream(**changes) -> Stream:
+def build_stream(**changes) -> Stream:
     simulated, truth = simulate(**{"probe": "tetrode", "snr": (10, 25), "rate_hz": 12, "seed": 1} | changes)
     recording = simulated.in_memory()
     filtered = filter_templates(truth, simulated.sampling_frequency)
@@ -52,7 +52,12 @@ def make_stream(**changes) -> Stream:
     return Stream(recording, truth, units)
 
 
-@cache
-def default_stream() -> Stream:
-    """Ten seconds of a tetrode, made once for all tests."""
-    return make_stream(duration_s=10)
+@pytest.fixture(scope="session")
+def make_stream():
+    """``build_stream``, for tests that need one of their own."""
+    return build_stream
+
+
+@pytest.fixture(scope="session")
+def stream() -> Stream:
+    return build_stream(duration_s=10)
