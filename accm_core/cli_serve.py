@@ -14,6 +14,21 @@ from accm_core.terminal import terminal
 GRACE_S = 5
 """Requests have this long to end after Ctrl-C or SIGTERM; jobs wait for the next start."""
 
+KEEP_ALIVE_S = 75
+"""A quiet connection is kept for longer than clients keep it (5 s and more): none is cut as it asks again."""
+MAX_OPEN_FILES = 65_536
+"""Each client takes one: slow ones must not use up what is there."""
+
+
+def allow_open_files() -> None:
+    """Let this process open as many files as it may, up to `MAX_OPEN_FILES`."""
+    import resource  # which Windows has not; the other commands do without it
+
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if most == resource.RLIM_INFINITY else min(most, MAX_OPEN_FILES)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
 
 def serve(
     host: Annotated[
@@ -67,6 +82,8 @@ def serve(
         "BENTOML_HOME": os.environ.get("BENTOML_HOME", str(settings.data / ".bentoml")),
     }
     options = ["--host", host, "--port", str(port), "--timeout-graceful-shutdown", str(GRACE_S)]
+    options += ["--timeout-keep-alive", str(KEEP_ALIVE_S)]
+    allow_open_files()
     sys.stderr.flush()
     os.execve(
         sys.executable,

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Annotated, Any
 
 import bentoml
@@ -21,7 +22,7 @@ from service.schemas import FinetuneRequest, Job, PretrainRequest, SortRequest
 from service.settings import read_settings
 
 TIMEOUT_S = 3600.0
-"""Until the first byte of an answer; an upload that takes longer is resumed."""
+"""Until the first byte of an answer, should `_pass_on` not take its place."""
 NPY = ContentType("application/octet-stream")
 Npy = Annotated[bytes, NPY]
 """A ``.npy`` file."""
@@ -127,6 +128,19 @@ class SpikeSorter:
         return await self.inference.classify(snippets, model)
 
 
+async def _pass_on(self: Any, scope: Any, receive: Any, send: Any) -> None:
+    """Take the place of BentoML's timeout for requests.
+
+    It keeps 5 KiB of each one until the timeout is over, answered or not, and cannot be turned off; ours may
+    not be short, for it counts until an upload is whole. Uploads that stand still are ended by their route.
+    """
+    await self.app(scope, receive, send)
+
+
+with suppress(ImportError):  # where a later BentoML has none, nothing is to be done
+    from bentoml._internal.server.http.traffic import TimeoutMiddleware
+
+    TimeoutMiddleware.__call__ = _pass_on
 _service: Any = SpikeSorter  # BentoML's decorator makes a service of the class
 app.state.typed_docs = lambda: _service.openapi_spec.asdict()
 _settings = read_settings()

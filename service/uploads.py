@@ -5,9 +5,10 @@ import json
 import os
 import re
 import shutil
+import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -52,7 +53,11 @@ class Uploads:
             path.name for path in self.folder.iterdir() if NAME.fullmatch(path.name) and not path.is_symlink()
         }
         names |= {path.name[1:-5] for path in self.folder.glob(".*.part")}
-        return [self.describe(name) for name in sorted(names)]
+        found = []
+        for name in sorted(names):
+            with suppress(ServiceError):  # it was removed meanwhile
+                found.append(self.describe(name))
+        return found
 
     def describe(self, name: str) -> dict[str, Any]:
         """One upload: name, bytes so far, total, whether it is complete, checksum, time.
@@ -63,11 +68,12 @@ class Uploads:
             404 if there is none of this name.
         """
         check_name(name)
-        whole, part = self.folder / name, self._part(name)
-        path = part if part.is_file() else whole  # a part replaces a whole file once it is whole
-        if path.is_symlink() or not path.is_file():  # links are none of ours
+        part, whole = self._part(name), self.folder / name
+        # a part replaces a whole file once it is whole, which may be between the two looks
+        path, status = next(((p, s) for p in (part, whole) if (s := _look_at(p)) is not None), (whole, None))
+        if status is None:
             raise ServiceError(404, f"There is no upload {name!r}. See GET /uploads.")
-        status, known = path.stat(), self._read_notes(name)
+        known = self._read_notes(name)
         return {
             "name": name,
             "bytes": status.st_size,
@@ -101,13 +107,13 @@ class Uploads:
         """Remove uploads last changed before a time (s since 1970) that no job needs."""
         for path in self.folder.iterdir():
             name = path.name if NAME.fullmatch(path.name) else path.name[1:].rpartition(".")[0]
-            if name not in needed and NAME.fullmatch(name) and path.stat().st_mtime < before:
+            if name not in needed and NAME.fullmatch(name) and path.lstat().st_mtime < before:
                 path.unlink(missing_ok=True)
 
     def used_bytes(self) -> int:
         """Bytes of all files of the data folder."""
         return sum(
-            (Path(folder) / name).lstat().st_size
+            _size_of(Path(folder) / name)
             for folder, _, names in os.walk(self.folder.parent)
             for name in names
         )
@@ -280,10 +286,20 @@ class Incoming:
 
 
 def _size_of(path: Path) -> int:
+    """Bytes of a file itself; 0 when it is gone."""
     try:
-        return path.stat().st_size
+        return path.lstat().st_size
     except OSError:
         return 0
+
+
+def _look_at(path: Path) -> os.stat_result | None:
+    """What is known of a file of ours; None where there is none, or a link."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status if stat.S_ISREG(status.st_mode) else None
 
 
 def check_name(name: str) -> None:

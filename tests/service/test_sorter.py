@@ -43,6 +43,24 @@ with TestClient(SpikeSorter.to_asgi(), base_url="http://localhost", client=("127
     np.save(sys.argv[2], np.load(io.BytesIO(embedded.content)))
 print(json.dumps(answers))
 """
+TIMED = """
+import asyncio, json, warnings
+warnings.simplefilter("ignore")
+from bentoml._internal.server.http.traffic import TimeoutMiddleware
+import service.sorter  # which takes the place of BentoML's timeout
+
+async def answer(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200})
+
+async def ask():
+    sent = []
+    async def send(message):
+        sent.append(message)
+    await TimeoutMiddleware(answer, timeout=3600.0)({"type": "http"}, None, send)
+    return len(sent), len(asyncio.get_running_loop()._scheduled)
+
+print(json.dumps(asyncio.run(ask())))
+"""
 
 
 @pytest.fixture
@@ -97,3 +115,7 @@ def test_application_in_process(run, tmp_path):
     padded = np.pad(np.load(snippets), ((0, 0), (0, 0), (0, model.encoder.config.num_channels - 4)))
     expected = embed_snippets(model.encoder, padded, torch.device("cpu"))
     np.testing.assert_allclose(np.load(embedded), expected, atol=1e-4)
+
+
+def test_nothing_is_kept_of_a_request_that_was_answered(run):
+    assert run(TIMED) == [1, 0]
