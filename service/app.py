@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from accm_core.errors import AccmError
-from service import job_routes, model_routes, openapi, page, streaming, upload_routes
+from service import job_routes, metrics, model_routes, openapi, page, streaming, upload_routes
 from service.errors import ServiceError
 from service.uploads import WrongOffsetError
 
@@ -31,6 +31,7 @@ def make_app() -> Starlette:
             *model_routes.routes,
             *streaming.routes,
             *page.routes,
+            *metrics.routes,
             *openapi.routes,
         ],
         exception_handlers={

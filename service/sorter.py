@@ -17,7 +17,7 @@ from accm_core.errors import AccmError
 from service.app import make_app
 from service.auth import protections
 from service.errors import ServiceError
-from service.metrics import render_metrics
+from service.request_metrics import RequestMetrics, RequestMetricsMiddleware
 from service.schemas import FinetuneRequest, Job, PretrainRequest, SortRequest
 from service.settings import read_settings
 
@@ -28,6 +28,7 @@ Npy = Annotated[bytes, NPY]
 """A ``.npy`` file."""
 
 app = make_app()
+app.state.requests = RequestMetrics(app.routes)
 
 
 def _answer_errors(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -60,6 +61,7 @@ def _leave_with_parent(parent: int) -> None:
     name="spike_sorter",
     workers=1,  # jobs and online sessions have processes of their own
     traffic={"timeout": TIMEOUT_S},
+    metrics={"enabled": False},  # they would grow for ever, see service/request_metrics.py
     logging={"access": {"enabled": False}},  # the page asks every other second
 )
 class SpikeSorter:
@@ -89,10 +91,6 @@ class SpikeSorter:
     async def __is_ready__(self) -> bool:
         """Whether jobs are taken; a lab's scheduler that is away for a while lets them wait."""
         return self.server.dispatcher.is_alive()
-
-    async def __metrics__(self, text: str) -> str:
-        """BentoML's metrics and ours."""
-        return text + await run_in_threadpool(render_metrics, self.server)
 
     @bentoml.api
     @_answer_errors
@@ -144,5 +142,6 @@ with suppress(ImportError):  # where a later BentoML has none, nothing is to be 
 _service: Any = SpikeSorter  # BentoML's decorator makes a service of the class
 app.state.typed_docs = lambda: _service.openapi_spec.asdict()
 _settings = read_settings()
+_service.add_asgi_middleware(RequestMetricsMiddleware, metrics=app.state.requests)
 for protection in protections(_settings.api_key, is_loopback=not _settings.allow_no_key):
     _service.add_asgi_middleware(protection.cls, **protection.kwargs)

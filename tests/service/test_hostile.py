@@ -229,6 +229,23 @@ def test_slow_clients_do_not_keep_others_waiting(server, client):
     wait_until(lambda: client.delete("/uploads/slow.nwb"), 200)
 
 
+def test_figures_do_not_grow_with_what_is_asked(server, client):
+    with server.client(key=None) as stranger:
+        for number in range(3):
+            assert stranger.get(f"/made-up-{number}").status_code == 401
+            assert client.get(f"/jobs/made-up-{number}").status_code == 404
+            client.request(f"BREW{number}", "/jobs")
+    text = client.get("/metrics").text
+    assert "made-up" not in text
+    assert "BREW" not in text
+    for told in (
+        'method="GET",route="other",status="401"',
+        'method="GET",route="/jobs/{id}",status="404"',
+        'method="other",route="/jobs",status="405"',
+    ):
+        assert f"accm_requests_total{{{told}}}" in text
+
+
 def test_requests_beside_each_other_in_one_connection(server):
     """What follows a refused body is not taken for another request."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
