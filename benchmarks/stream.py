@@ -33,6 +33,8 @@ GAIN_UV = 0.195
 CALIBRATION_MESSAGE_S = 0.1
 """Sent as fast as they are taken, until the calibration has begun."""
 MEMORY_EVERY_S = 5.0
+PART_S = 600.0
+"""Of which the latency is reported apart."""
 PROBES = {64: "neuropixels", 32: "poly32", 4: "tetrode"}
 
 
@@ -86,7 +88,9 @@ def main() -> None:
         shown = client.streams()["streams"][0]
         summary = stream.end(120)
         reader.join()
-    report_latency(log, sent, stream, session.sampling_frequency)
+    part = round(PART_S * 1e3 / options.message)
+    for start in range(0, len(sent), part):
+        report_latency(log, sent[start : start + part], stream, session.sampling_frequency)
     messages = f"{len(sent)} messages of {options.message:g} ms, {summary['samples']} samples"
     print(f"sorted       {messages}, {summary['spikes']} spikes, {len(stream.units)} units")
     lost = position + sum(n for _, n, _ in sent) - summary["samples"]
@@ -94,7 +98,8 @@ def main() -> None:
     print(f"lost         {lost} samples; {overloads} overloads, {log.num_behind} answers behind")
     print(f"server       p50 {shown['latency_ms']['p50']} ms, p99 {shown['latency_ms']['p99']} ms")
     if memory:
-        print(f"memory       {memory[0]:.0f} MB when live, {memory[-1]:.0f} at the end")
+        told = ", ".join(f"{memory[k]:.0f}" for k in np.linspace(0, len(memory) - 1, 7).astype(int))
+        print(f"memory       {told} MB, from when it is live to the end")
     if options.accuracy:
         report_accuracy(session, log, stream, options.calibration, options.seed)
 

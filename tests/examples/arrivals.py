@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def wait_until(is_so):

@@ -83,7 +83,7 @@ def test_channels_become_blocks_with_their_numbers(fake, start, plugin):
     wanted = [blocks[k] for k in (1, 2, 3, 5, 6)]
     wait_until(lambda: fake.streams and sum(map(len, fake.streams[0]["parts"])) == sum(map(len, wanted)))
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=20)
+    output, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
     starts, traces = arrived(fake)
     assert starts == [firsts[1], firsts[5]]
@@ -101,7 +101,7 @@ def test_acquisition_that_begins_again_is_told(fake, start, plugin):
     block = np.zeros((100, NUM_CHANNELS), dtype=np.float32)
     for first in (500, 600, 700, 800, 0, 100):
         plugin.send_block(first, block, range(NUM_CHANNELS))
-    errors = process.communicate(timeout=20)[1]
+    errors = process.communicate(timeout=60)[1]
     assert process.returncode == 1
     assert "Acquisition was started again" in errors
     assert sum(map(len, fake.streams[0]["parts"])) == 300  # all that came before is sorted

@@ -29,7 +29,7 @@ def in_uv(run, first, stop):
 
 def test_every_sample_arrives_once(fake, start, run):
     done = start("spikeglx_stream.py", "--sdk", SDK, "--model", "m")
-    output, errors = done.communicate(timeout=20)
+    output, errors = done.communicate(timeout=60)
     assert (done.returncode, errors) == (0, "")
     starts, traces = arrived(fake)
     assert starts == [run.FIRST]
@@ -45,7 +45,7 @@ def test_every_sample_arrives_once(fake, start, run):
 
 def test_samples_that_are_gone_are_a_gap(fake, start, run):
     done = start("spikeglx_stream.py", "--sdk", SDK, "--model", "m", SGLX_STALL="12000")
-    output, errors = done.communicate(timeout=20)
+    output, errors = done.communicate(timeout=60)
     assert (done.returncode, errors) == (0, "")
     starts, traces = arrived(fake)
     (gap,) = [json.loads(line) for line in output.splitlines() if '"gap"' in line]
@@ -58,5 +58,5 @@ def test_samples_that_are_gone_are_a_gap(fake, start, run):
 
 def test_errors_are_the_words_of_the_sdk(start):
     done = start("spikeglx_stream.py", "--sdk", SDK, "--host", "elsewhere")
-    assert "SpikeGLX: Bad address." in done.communicate(timeout=20)[1]
+    assert "SpikeGLX: Bad address." in done.communicate(timeout=60)[1]
     assert done.returncode == 1

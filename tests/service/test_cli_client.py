@@ -157,7 +157,7 @@ def test_ctrl_c_leaves_the_job_and_says_so(fake, session):
             time.sleep(0.01)
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        errors = process.communicate(timeout=10)[1]
+        errors = process.communicate(timeout=60)[1]
     assert process.returncode == 130
     assert "job job0 goes on. Follow it with accm client job job0 --follow" in errors
     assert fake.jobs["job0"]["state"] == "running"
