@@ -16,14 +16,13 @@ from accm_core.errors import NwbError
 from accm_core.io.remote import Address
 from service.errors import ServiceError
 from service.schemas import InputRef
-from service.settings import Settings
+from service.settings import Settings, environ_without_secrets
 from service.uploads import NAME
 
 INSPECTION_S, REMOTE_INSPECTION_S = 30.0, 90.0
 """Longest inspection of a file of this machine, and of one on the web."""
 _INSPECTION = Path(__file__).with_name("inspect_hdf5.py")
 _PROJECT = Path(__file__).parents[1]
-_SECRETS = ("ACCM_API_KEY",)
 
 
 @dataclass(frozen=True)
@@ -146,9 +145,8 @@ def check_file(source: Path | Address, roots: Sequence[Path]) -> None:
 
 def _environment() -> dict[str, str]:
     """What the inspection needs of ours: no secrets, one thread, and our packages."""
-    kept = {name: value for name, value in os.environ.items() if name not in _SECRETS}
     path = os.pathsep.join(filter(None, [str(_PROJECT), os.environ.get("PYTHONPATH")]))
-    return {**kept, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
+    return {**environ_without_secrets(), "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
 
 
 def _resolve_path(text: str, roots: Sequence[Path]) -> Path:

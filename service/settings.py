@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from accm_core.errors import ParamsError
 
 PREFIX = "ACCM_"
+_SECRETS = ("ACCM_API_KEY",)
 
 
 class Settings(BaseModel):
@@ -81,6 +82,11 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         return Settings.model_validate(values)
     except ValidationError as error:
         raise ParamsError("\n".join(_explain(item) for item in error.errors())) from error
+
+
+def environ_without_secrets() -> dict[str, str]:
+    """The environment but the key, for processes that read what others send."""
+    return {name: value for name, value in os.environ.items() if name not in _SECRETS}
 
 
 def _explain(item: Any) -> str:

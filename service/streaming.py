@@ -25,6 +25,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from service.settings import environ_without_secrets
 from service.stream_hello import Hello, HelloError, read_hello
 from service.stream_wire import (
     BAD_HELLO,
@@ -207,7 +208,7 @@ class Streams:
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,
             env={
-                **os.environ,
+                **environ_without_secrets(),
                 "ACCM_DATA": str(self._folder.absolute().parent),
                 "PYTHONPATH": os.pathsep.join([str(PACKAGE_FOLDER), *inherited]),
             },

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from service.settings import environ_without_secrets
 from service.work import Task
 
 _running: dict[str, subprocess.Popen[str]] = {}
@@ -114,7 +115,7 @@ def _start(task: Task, scratch: str) -> subprocess.Popen[str]:
         text=True,
         encoding="utf-8",
         start_new_session=True,
-        env={**os.environ, "TMPDIR": scratch, "ACCM_DATA": str(Path(task.folder).parents[1])},
+        env={**environ_without_secrets(), "TMPDIR": scratch, "ACCM_DATA": str(Path(task.folder).parents[1])},
     )
     with _lock:
         _running[task.id] = process

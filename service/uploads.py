@@ -251,12 +251,8 @@ class Incoming:
             if received - self._checked > CHECK_EVERY_BYTES:
                 self._uploads.check_room(CHECK_EVERY_BYTES)
                 self._checked = self.received
-        try:
+        with _telling_of_the_disk():
             self._file.write(data)
-        except OSError as error:
-            raise ServiceError(
-                507, f"The server's disk refused what came after byte {self.received}: {error.strerror}."
-            ) from error
         if self._hash is not None:
             self._hash.update(data)
         self.received += len(data)
@@ -269,8 +265,9 @@ class Incoming:
         ServiceError
             400 if the checksum is another; the upload is removed then.
         """
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with _telling_of_the_disk():
+            self._file.flush()
+            os.fsync(self._file.fileno())
         found = self._hash.hexdigest() if self._hash is not None else self._hash_file()
         if wanted is not None and found != wanted.lower():
             self._uploads._forget(self._name)
@@ -283,6 +280,14 @@ class Incoming:
     def _hash_file(self) -> str:
         with self._uploads._part(self._name).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _telling_of_the_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ServiceError(507, f"The server's disk takes no more: {error.strerror}.") from error
 
 
 def _size_of(path: Path) -> int:

@@ -439,3 +439,27 @@ REQUESTS = {
         ]
     ],
 }
+ALLOWED_NOT = (
+    "http://127.0.0.1/x",
+    "http://localhost:PORT/x",
+    "http://127.1:PORT/x",
+    "http://2130706433:PORT/x",
+    "http://0x7f.0.0.1:PORT/x",
+    "http://[::1]:PORT/x",
+    "http://[::ffff:127.0.0.1]:PORT/x",
+    "http://127.0.0.1.:PORT/x",
+    "http://169.254.169.254/latest/meta-data",
+)
+"""Addresses of hosts that are not allowed, where 127.0.0.1:PORT is."""
+NO_ADDRESSES = ("file:///etc/passwd", "http://a:b@127.0.0.1:PORT/x", "gopher://127.0.0.1/", "x")
+REDIRECTS = (
+    "http://127.0.0.1:OTHER/secret.nwb",
+    "http://localhost:PORT/session.nwb",
+    "http://2130706433:OTHER/secret.nwb",
+    "http://127.1:OTHER/secret.nwb",
+    "http://[::ffff:127.0.0.1]:OTHER/secret.nwb",
+    "http://127.0.0.1:PORT@127.0.0.1:OTHER/secret.nwb",
+    "file:///etc/passwd",
+    "http://127.0.0.1:PORT/7",
+)
+"""What an allowed address leads to; the last one is itself."""

@@ -11,7 +11,18 @@ from pathlib import Path
 
 import pytest
 from hostile_files import LIES, MODELS, REFUSED
-from hostile_requests import KEYED, MAX_UPLOAD, REQUESTS, ask, read_status, send
+from hostile_requests import (
+    ALLOWED_NOT,
+    KEYED,
+    MAX_UPLOAD,
+    NO_ADDRESSES,
+    REDIRECTS,
+    REQUESTS,
+    ask,
+    read_status,
+    send,
+)
+from hostile_table import write_table
 from server_process import RealServer, free_port, wait_for
 from web_server import serving
 
@@ -146,16 +157,10 @@ def test_addresses_that_lead_elsewhere(client, web, session_file):
         other.files["secret.nwb"] = session_file.read_bytes()
         asked = []
         other.answer = lambda handler: asked.append(handler.path)
-        port = other.server_port
+        ports = {"OTHER": str(other.server_port), "PORT": str(web.server_port)}
         redirects = {
-            "port": other.address("secret.nwb"),
-            "name": f"http://localhost:{web.server_port}/session.nwb",
-            "number": f"http://2130706433:{port}/secret.nwb",
-            "short": f"http://127.1:{port}/secret.nwb",
-            "ipv6": f"http://[::ffff:127.0.0.1]:{port}/secret.nwb",
-            "user": f"http://127.0.0.1:{web.server_port}@127.0.0.1:{port}/secret.nwb",
-            "file": "file:///etc/passwd",
-            "circle": web.address("circle"),
+            str(number): target.replace("OTHER", ports["OTHER"]).replace("PORT", ports["PORT"])
+            for number, target in enumerate(REDIRECTS)
         }
 
         def redirect(handler):
@@ -175,28 +180,13 @@ def test_addresses_that_lead_elsewhere(client, web, session_file):
         assert asked == []
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://127.0.0.1/x",
-        "http://localhost:PORT/x",
-        "http://127.1:PORT/x",
-        "http://2130706433:PORT/x",
-        "http://0x7f.0.0.1:PORT/x",
-        "http://[::1]:PORT/x",
-        "http://[::ffff:127.0.0.1]:PORT/x",
-        "http://127.0.0.1.:PORT/x",
-        "http://169.254.169.254/latest/meta-data",
-    ],
-)
+@pytest.mark.parametrize("url", ALLOWED_NOT)
 def test_addresses_that_are_not_allowed(client, web, url):
     address = url.replace("PORT", str(web.server_port))
     assert client.post("/sort", json={"input": {"url": address}}).status_code == 403
 
 
-@pytest.mark.parametrize(
-    "url", ["file:///etc/passwd", "http://a:b@127.0.0.1:PORT/x", "gopher://127.0.0.1/", "x"]
-)
+@pytest.mark.parametrize("url", NO_ADDRESSES)
 def test_addresses_that_are_none(client, web, url):
     address = url.replace("PORT", str(web.server_port))
     assert client.post("/sort", json={"input": {"url": address}}).status_code == 400
@@ -256,3 +246,7 @@ def test_requests_beside_each_other_in_one_connection(server):
         while part := connection.recv(65536):
             rest += part
         assert b"HTTP/1.1" not in rest
+
+
+def test_page_shows_the_table():
+    assert write_table() in PAGE.read_text(), "python tests/service/hostile_table.py prints it"

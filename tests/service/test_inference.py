@@ -199,6 +199,26 @@ class TestRefusals:
     def test_what_is_no_array(self, service):
         refused(service.embed(b"{}", "tuned"), 400, "no .npy file of snippets")
 
+    def test_in_parts_it_is_the_same(self, service, monkeypatch):
+        body = to_bytes(snippets(50))
+        whole = asyncio.run(service.embed(body, "tuned")), asyncio.run(service.classify(body, "tuned"))
+        monkeypatch.setattr(inference, "BATCH_ROWS", 7)
+        sizes = []
+        submit = Batcher.submit
+        monkeypatch.setattr(
+            Batcher, "submit", lambda self, rows: sizes.append(len(rows)) or submit(self, rows)
+        )
+        parts = asyncio.run(service.embed(body, "tuned")), asyncio.run(service.classify(body, "tuned"))
+        assert sizes == [7] * 7 + [1] + [7] * 7 + [1]
+        for ours, theirs in zip(parts, whole, strict=True):
+            np.testing.assert_allclose(to_array(ours), to_array(theirs), atol=1e-5)
+
+    def test_answers_that_are_too_large(self, service, monkeypatch):
+        monkeypatch.setattr(inference, "MAX_ANSWER_BYTES", 10 * 5 * 4)
+        assert to_array(asyncio.run(service.embed(to_bytes(snippets(10)), "tuned"))).shape == (10, 5)
+        refused(service.embed(to_bytes(snippets(11)), "tuned"), 413, "would have 220 bytes; the limit is 200")
+        refused(service.classify(to_bytes(snippets(26)), "tuned"), 413, "26 snippets would have 208 bytes")
+
     def test_too_much_at_once(self, service, monkeypatch):
         body = to_bytes(snippets(100))
         monkeypatch.setattr(inference, "OVERHEAD_BYTES", 0)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import time
+from pathlib import Path
 
 import pytest
 from starlette.applications import Starlette
@@ -170,6 +171,72 @@ def test_quota_counts_all_that_is_kept(make_client, tmp_path):
     assert client.put("/uploads/a.nwb", content=BODY).status_code == 201
     refused = client.put("/uploads/b.nwb", content=BODY)
     assert (refused.status_code, "ACCM_QUOTA" in refused.json()["error"]) == (507, True)
+
+
+def test_quota_counts_what_others_have_announced(tmp_path):
+    uploads = Uploads(tmp_path / "data" / "uploads", max_bytes=1000, quota=1500)
+    with uploads.receive("a.nwb", 0, 1000, overwrite=False) as first:
+        first.write(bytes(400))
+        with (
+            pytest.raises(ServiceError, match=r"needs 501 bytes; 10\d\d of the quota of 1500"),
+            uploads.receive("b.nwb", 0, 501, overwrite=False),
+        ):
+            pass
+    with uploads.receive("b.nwb", 0, 501, overwrite=False) as second:  # the first is no longer sent
+        second.write(bytes(501))
+
+
+def test_without_a_length_it_may_not_go_on_for_ever(make_client, folder):
+    client = make_client(max_bytes=TOTAL - 1)
+    assert client.put("/uploads/a.nwb", content=iter([BODY[:1000], BODY[1000:]])).status_code == 413
+    assert list(folder.iterdir()) == []  # there is no going on with it
+
+
+def test_list_while_uploads_go(client, folder, monkeypatch):
+    client.put("/uploads/a.nwb", content=BODY)
+    client.put("/uploads/b.nwb", content=BODY)
+    describe = Uploads.describe
+
+    def describe_late(self, name):
+        (folder / "a.nwb").unlink(missing_ok=True)
+        return describe(self, name)
+
+    monkeypatch.setattr(Uploads, "describe", describe_late)
+    assert [upload["name"] for upload in client.get("/uploads").json()["uploads"]] == ["b.nwb"]
+
+
+def test_used_bytes_while_files_go(client, folder, monkeypatch, tmp_path):
+    client.put("/uploads/a.nwb", content=BODY)
+    walk = os.walk
+    monkeypatch.setattr(
+        "service.uploads.os.walk", lambda top: [(f, d, [*names, "gone"]) for f, d, names in walk(top)]
+    )
+    assert client.app.state.server.uploads.used_bytes() >= TOTAL
+
+
+def test_links_are_none_of_ours(client, folder, tmp_path):
+    (tmp_path / "secret").write_bytes(BODY)
+    (folder / "link.nwb").symlink_to(tmp_path / "secret")
+    assert client.get("/uploads").json() == {"uploads": []}
+    assert client.get("/uploads/link.nwb").status_code == 404
+    assert client.delete("/uploads/link.nwb").status_code == 404
+
+
+def test_disk_that_is_full_while_it_is_written(tmp_path):
+    uploads = Uploads(tmp_path / "data" / "uploads", max_bytes=1000, quota=None)
+
+    def fill():
+        with (
+            uploads.receive("a.nwb", 0, None, overwrite=False) as incoming,
+            Path("/dev/full").open("wb", buffering=0) as full,
+        ):
+            incoming._file = full
+            incoming.write(b"x")
+
+    with pytest.raises(ServiceError, match="takes no more: No space left") as caught:
+        fill()
+    assert caught.value.status == 507
+    assert [path.name for path in uploads.folder.iterdir() if path.suffix == ".part"] == []
 
 
 def test_full_disk_is_refused(client, monkeypatch):
