@@ -81,6 +81,19 @@ def test_model_of_a_job_is_used_at_once(client, session_file, tmp_path):
     assert client.get("/models/copy").status_code == 404
 
 
+def test_encoder_is_pretrained_and_can_be_used(client, session_file):
+    nothing = client.post("/pretrain", json={"name": "ours", "recordings": 0})
+    assert (nothing.status_code, "Nothing to learn from" in nothing.json()["error"]) == (400, True)
+    job = client.post("/pretrain", json={"name": "ours", "recordings": 1}).json()
+    assert wait_for(client, job["id"], *ENDED)["state"] == "done"
+    assert client.get("/models/ours").json()["card"]["training"]["simulated_recordings"] == 1
+    assert client.get(f"/jobs/{job['id']}/result").content == client.get("/models/ours/file").content
+    answer = client.post("/sort", json={"input": {"path": str(session_file)}, "model": "ours"})
+    assert answer.json()["model"] == "ours"
+    client.delete(f"/jobs/{answer.json()['id']}")
+    assert client.delete("/models/ours").status_code == 200
+
+
 def test_bad_session_fails_with_the_reason(client, real_server):
     client.put("/uploads/text.nwb", content=b"this is no NWB file")
     refused = client.post("/sort", json={"input": {"upload": "text.nwb"}})
