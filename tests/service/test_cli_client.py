@@ -144,10 +144,18 @@ def test_key_comes_from_a_file_or_the_environment(fake, tmp_path, monkeypatch):
     assert "device       cpu" in run("server").stdout
 
 
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
+from accm_core.cli import main
+main()
+"""
+
+
 def test_ctrl_c_leaves_the_job_and_says_so(fake, session):
     fake.go_on.clear()
     process = subprocess.Popen(
-        [sys.executable, "-m", "accm_core.cli", "client", "sort", str(session)],
+        [sys.executable, "-c", INTERRUPTIBLE, "client", "sort", str(session)],
         env={**os.environ, "ACCM_SERVER": fake.address},
         stderr=subprocess.PIPE,
         text=True,
