@@ -26,7 +26,7 @@ from accm_core.options import (
     open_session,
 )
 from accm_core.progress import FINETUNE_SHARES, PRETRAIN_SHARES
-from accm_core.summaries import finetuned_text, model_text, models_text, pretrained_text
+from accm_core.summaries import describe_finetuned, finetuned_text, model_text, models_text, pretrained_text
 from accm_core.terminal import terminal
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of a model.", show_default=False)]
@@ -162,17 +162,9 @@ def finetune(
                     overwrite=overwrite,
                     on_progress=on_progress,
                 )
-        left_out = dict(model.card["left_out"])
-        out.warn(f"unit {unit!r} is left out: {reason}." for unit, reason in left_out.items())
-        result: dict[str, Any] = {
-            "name": name,
-            "file": str(path),
-            "sha256": model.sha256,
-            "units": [unit["name"] for unit in model.card["units"]],
-            "left_out": left_out,
-            **model.card["training"],
-            "elapsed_s": round(time.perf_counter() - started, 2),
-        }
+        result = {"name": name, "file": str(path), **describe_finetuned(model)}
+        result["elapsed_s"] = round(time.perf_counter() - started, 2)
+        out.warn(f"unit {unit!r} is left out: {reason}." for unit, reason in result["left_out"].items())
         out.finish(result, finetuned_text(result))
 
 

@@ -12,9 +12,17 @@ from typing import Any
 from platformdirs import user_data_path
 
 from accm_core.errors import ModelError
-from accm_core.learning.checkpoint import UNITS, Model, read_bytes, read_card, read_model, save_model
+from accm_core.learning.checkpoint import (
+    UNITS,
+    Model,
+    parse_model,
+    read_bytes,
+    read_card,
+    read_model,
+    save_model,
+)
 from accm_core.learning.lessons import SHIPPED
-from accm_core.learning.unit_file import StoredUnits, read_units, save_units
+from accm_core.learning.unit_file import StoredUnits, parse_units, save_units
 from accm_core.types import KnownUnits
 
 SUFFIX = ".safetensors"
@@ -122,6 +130,15 @@ def list_models() -> list[ModelEntry]:
     return [_describe(path) for path in found]
 
 
+def describe_model(name: str) -> ModelEntry | None:
+    """One model of that list; None where there is none of this name."""
+    try:
+        path = locate_model(name)
+    except ModelError:
+        return None
+    return _describe(path) if path.is_file() else None
+
+
 def store_model(model: Model, name: str, *, overwrite: bool = False) -> Path:
     """Put a model into the registry.
 
@@ -206,8 +223,9 @@ def _path_of(name: str) -> Path:
 
 def _read_any(path: Path) -> Model | StoredUnits:
     """Read a file of either kind."""
-    kind = read_card(read_bytes(path), path).get("kind")
-    return read_units(path) if kind == UNITS else read_model(path)
+    content = read_bytes(path)
+    is_units = read_card(content, path).get("kind") == UNITS
+    return parse_units(content, path) if is_units else parse_model(content, path)
 
 
 def _describe(path: Path) -> ModelEntry:

@@ -7,6 +7,7 @@ from accm_core.terminal import format_seconds
 
 if TYPE_CHECKING:
     from accm_core.io.nwb_tables import Source
+    from accm_core.learning.checkpoint import Model
     from accm_core.types import Sorting
 
 MAX_NAMED = 8  # gaps or channels named one by one
@@ -153,6 +154,16 @@ def pretrained_text(result: dict[str, Any]) -> str:
             f"use it       accm sort SESSION --model {result['name']}",
         ]
     )
+
+
+def describe_finetuned(model: "Model") -> dict[str, Any]:
+    """Tell what a fine-tuned model learned, as JSON holds it."""
+    return {
+        "sha256": model.sha256,
+        "units": [unit["name"] for unit in model.card["units"]],
+        "left_out": dict(model.card["left_out"]),
+        **model.card["training"],
+    }
 
 
 def finetuned_text(result: dict[str, Any]) -> str:

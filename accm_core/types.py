@@ -208,6 +208,26 @@ class Snippets:
         return len(self.waveforms)
 
 
+def main_channels(templates: np.ndarray) -> np.ndarray:
+    """Channel of each template's largest peak-to-peak amplitude, (n_units,), int64.
+
+    Parameters
+    ----------
+    templates : ndarray of shape (n_units, n_samples, n_channels)
+    """
+    if len(templates) == 0:
+        return np.zeros(0, dtype=np.int64)
+    return np.ptp(templates, axis=1).argmax(axis=1)
+
+
+def main_heights(templates: np.ndarray) -> np.ndarray:
+    """Signed extremum of each template, (n_units, n_samples, n_channels), on its main channel, (n_units,)."""
+    main = main_channels(templates)
+    course = templates[np.arange(len(main)), :, main]
+    extremum: np.ndarray = course[np.arange(len(main)), np.abs(course).argmax(axis=1)]
+    return extremum
+
+
 @dataclass(frozen=True)
 class Templates:
     """Mean waveform of each unit.
@@ -229,9 +249,7 @@ class Templates:
     @property
     def main_channel(self) -> np.ndarray:
         """Channel index of each unit's largest peak-to-peak amplitude, (n_units,), int64."""
-        if len(self.mean) == 0:
-            return np.zeros(0, dtype=np.int64)
-        return np.ptp(self.mean, axis=1).argmax(axis=1)
+        return main_channels(self.mean)
 
 
 @dataclass(frozen=True)

@@ -13,24 +13,23 @@ TIMEOUT_S = 20.0
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU: its name, and its memory in bytes."""
+    """A GPU: its name, and its memory in use, bytes."""
 
     name: str
     memory_used: int
-    memory_total: int
 
 
 def find_gpus() -> list[Gpu]:
     """GPUs that this process may use, in the order of their numbers; none where there is no driver."""
     if shutil.which("nvidia-smi") is None or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return []
-    query = ["nvidia-smi", "--query-gpu=uuid,name,memory.used,memory.total", "--format=csv,noheader,nounits"]
+    query = ["nvidia-smi", "--query-gpu=uuid,name,memory.used", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
     rows = [[part.strip() for part in line.split(",")] for line in done.stdout.splitlines()]
-    gpus = {row[0]: Gpu(row[1], int(row[2]) << 20, int(row[3]) << 20) for row in rows if len(row) == 4}
+    gpus = {row[0]: Gpu(row[1], int(row[2]) << 20) for row in rows if len(row) == 3}
     return _select(gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 

@@ -62,8 +62,7 @@ class Dispatcher(threading.Thread):
         self._uploads = uploads
         self._stopping = threading.Event()
         self._running: dict[str, _Running] = {}
-        self._cluster: Cluster | None = None
-        self._cleaned = 0.0
+        self._cleaned = -CLEAN_EVERY_S
         self.problem: str | None = "starting"
         """Why no job can run now; None when they can."""
 
@@ -143,7 +142,7 @@ class Dispatcher(threading.Thread):
                     place.device,
                 )
                 self._running[job.id] = _Running(cluster.submit(task, place), place)
-        if time.monotonic() - self._cleaned > CLEAN_EVERY_S or not self._cleaned:
+        if time.monotonic() - self._cleaned > CLEAN_EVERY_S:
             self._cleaned = time.monotonic()
             self._clean()
 

@@ -88,11 +88,10 @@ def registry() -> ModuleType:
 
 
 def _find(name: str) -> "ModelEntry":
-    entries: list[ModelEntry] = registry().list_models()
-    for entry in entries:
-        if entry.name == name:
-            return entry
-    raise ServiceError(404, f"There is no model {name[:100]!r}. See GET /models.")
+    entry: ModelEntry | None = registry().describe_model(name)
+    if entry is None:
+        raise ServiceError(404, f"There is no model {name[:100]!r}. See GET /models.")
+    return entry
 
 
 routes = [

@@ -2,13 +2,23 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from accm_core.params import SorterParams
 
 JobKind = Literal["sort", "finetune", "pretrain"]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
-ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+
+def _check_no_file(name: str) -> str:
+    if name.endswith(".safetensors"):
+        raise ValueError("name a model without .safetensors: files are not taken here")
+    return name
+
+
+ModelName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"), AfterValidator(_check_no_file)
+]
 UnitName = Annotated[str, Field(min_length=1, max_length=200)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 

@@ -3,14 +3,16 @@
 import shutil
 from typing import Any
 
+from pydantic import BaseModel
+
 from accm_core import __version__
-from accm_core.models import PRETRAINED, find_model, prepare_place
+from accm_core.models import find_model, prepare_place
 from service.devices import find_gpus
 from service.dispatch import Dispatcher
 from service.errors import ServiceError
 from service.inputs import InputLimits, check_file, resolve_input
 from service.jobs import JobStore
-from service.schemas import FinetuneRequest, InputRef, Job, PretrainRequest, SortRequest
+from service.schemas import FinetuneRequest, InputRef, Job, JobKind, PretrainRequest, SortRequest
 from service.settings import Settings
 from service.streaming import Streams
 from service.uploads import Uploads
@@ -57,28 +59,16 @@ class Server:
         """
         self._check_input(request.input)
         if request.model is not None:
-            self._check_model(request.model)
-        return self.jobs.add(
-            "sort",
-            request.model_dump(mode="json"),
-            input_name=request.input.display_name,
-            model=request.model,
-            max_queue=self.settings.max_queue,
-        )
+            find_model(request.model)
+        return self._add("sort", request, request.input.display_name, model=request.model)
 
     def add_finetune(self, request: FinetuneRequest) -> Job:
         """The same for a session with labels; 409 if the model's name is taken."""
         self._check_input(request.input)
         if request.labels.file is not None:
             self._check_input(request.labels.file)
-        self._check_name(request.name, overwrite=request.overwrite)
-        return self.jobs.add(
-            "finetune",
-            request.model_dump(mode="json"),
-            input_name=request.input.display_name,
-            name=request.name,
-            max_queue=self.settings.max_queue,
-        )
+        prepare_place(request.name, overwrite=request.overwrite)
+        return self._add("finetune", request, request.input.display_name, name=request.name)
 
     def add_pretrain(self, request: PretrainRequest) -> Job:
         """The same for sessions to learn an encoder from."""
@@ -88,14 +78,9 @@ class Server:
             raise ServiceError(
                 400, "Nothing to learn from: no inputs and recordings = 0. Give one or the other."
             )
-        self._check_name(request.name, overwrite=request.overwrite)
-        return self.jobs.add(
-            "pretrain",
-            request.model_dump(mode="json"),
-            input_name=", ".join(ref.display_name for ref in request.inputs[:3]),
-            name=request.name,
-            max_queue=self.settings.max_queue,
-        )
+        prepare_place(request.name, overwrite=request.overwrite)
+        first_few = ", ".join(ref.display_name for ref in request.inputs[:3])
+        return self._add("pretrain", request, first_few, name=request.name)
 
     def describe(self) -> dict[str, Any]:
         """What the server is and may do, for its page and clients."""
@@ -121,11 +106,20 @@ class Server:
         if ref.url is None:  # what is far away is looked through by the job
             check_file(source, self.limits.input_roots if ref.path is not None else ())
 
-    @staticmethod
-    def _check_model(name: str) -> None:
-        if name != PRETRAINED and not find_model(name).is_file():
-            raise ServiceError(404, f"There is no model {name!r}. See GET /models.")
-
-    @staticmethod
-    def _check_name(name: str, *, overwrite: bool) -> None:
-        prepare_place(name, overwrite=overwrite)
+    def _add(
+        self,
+        kind: JobKind,
+        request: BaseModel,
+        input_name: str,
+        *,
+        model: str | None = None,
+        name: str | None = None,
+    ) -> Job:
+        return self.jobs.add(
+            kind,
+            request.model_dump(mode="json"),
+            input_name=input_name,
+            model=model,
+            name=name,
+            max_queue=self.settings.max_queue,
+        )

@@ -13,9 +13,9 @@ import numpy as np
 from accm_core.errors import AccmError, ModelError
 from accm_core.online.plan import StreamPlan, check_units, make_plan, measure_shanks
 from accm_core.online.sorter import OnlineSpikes
-from accm_core.online.units import main_channels, main_heights, units_of_sorting
+from accm_core.online.units import units_of_sorting
 from accm_core.progress import SORT_SHARES, Tally
-from accm_core.types import KnownUnits, Segment, Sorting
+from accm_core.types import KnownUnits, Segment, Sorting, main_channels, main_heights
 from service.stream_hello import DEFAULT_CALIBRATION_S, Hello
 from service.stream_spool import SpooledRecording, map_samples
 
@@ -33,14 +33,11 @@ class Need:
     ----------
     num_samples : int
         Needed to begin.
-    sorts : bool
-        Whether the units are found by a sort.
     units : list of dict
         Known already, as the client is told; ``amplitude_uV`` may be None until the noise is known.
     """
 
     num_samples: int
-    sorts: bool
     units: list[dict[str, Any]]
 
 
@@ -130,7 +127,7 @@ def _need(hello: Hello, known: Any) -> Need:
                 f"The model {hello.model!r} holds units that need no calibration. Leave out calibration_s, "
                 "or the model."
             )
-        return Need(round(NOISE_S * fs), False, describe_units(known, hello.ids))
+        return Need(round(NOISE_S * fs), describe_units(known, hello.ids))
     if known is not None:
         from accm_core.learning.classify import check_channels
 
@@ -141,8 +138,8 @@ def _need(hello: Hello, known: Any) -> Need:
                     f"The model {hello.model!r} has an encoder alone and knows no units. Give calibration_s "
                     "to sort the first minutes with it, or name a fine-tuned model."
                 )
-            return Need(round(NOISE_S * fs), False, _describe_heads(known.card, hello.ids))
-    return Need(round((hello.calibration_s or DEFAULT_CALIBRATION_S) * fs), True, [])
+            return Need(round(NOISE_S * fs), _describe_heads(known.card, hello.ids))
+    return Need(round((hello.calibration_s or DEFAULT_CALIBRATION_S) * fs), [])
 
 
 def _calibrate(

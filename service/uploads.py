@@ -83,18 +83,6 @@ class Uploads:
             "created": to_text(datetime.fromtimestamp(status.st_mtime, UTC)),
         }
 
-    def find(self, name: str) -> Path:
-        """The file of a complete upload.
-
-        Raises
-        ------
-        ServiceError
-            404 if there is none, 409 if a part of it is missing.
-        """
-        if not self.describe(name)["complete"]:
-            raise ServiceError(409, f"The upload {name!r} is not complete. Send the rest of it first.")
-        return self.folder / name
-
     def remove(self, name: str) -> dict[str, Any]:
         """Remove an upload, whole or not; what it was."""
         with self._claim(name):

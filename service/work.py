@@ -153,10 +153,8 @@ def _sort(task: Task, news: News) -> tuple[dict[str, Any], dict[str, float]]:
             units=request.units,
             on_progress=progress,
         )
-        read_warnings = recording.warnings
     summary = describe_sorting(sorting)
     labels = {label: summary.pop(label) for label in ("good", "mua", "noise")}
-    summary["warnings"] = [*read_warnings, *(w for w in summary["warnings"] if w not in read_warnings)]
     elapsed = round(time.perf_counter() - started, 2)
     device = sorting.provenance["device"]
     return {
@@ -174,6 +172,7 @@ def _finetune(task: Task, news: News) -> tuple[dict[str, Any], dict[str, float]]
     from accm_core.io.nwb_read import read_nwb
     from accm_core.io.nwb_units import read_spike_trains
     from accm_core.session import finetune_session
+    from accm_core.summaries import describe_finetuned
 
     request = FinetuneRequest.model_validate(task.request)
     source, labels_file = _open(request.input, task), request.labels.file
@@ -197,10 +196,7 @@ def _finetune(task: Task, news: News) -> tuple[dict[str, Any], dict[str, float]]
         )
     result = {
         "model": request.name,
-        "units": [unit["name"] for unit in model.card["units"]],
-        "left_out": dict(model.card["left_out"]),
-        **model.card["training"],
-        "sha256": model.sha256,
+        **describe_finetuned(model),
         "elapsed_s": round(time.perf_counter() - started, 2),
         "file": path.name,
     }

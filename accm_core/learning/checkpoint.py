@@ -121,7 +121,11 @@ def read_model(file_path: str | Path) -> Model:
     it, and every array against the shape that the card calls for.
     """
     path = Path(file_path)
-    content = read_bytes(path)
+    return parse_model(read_bytes(path), path)
+
+
+def parse_model(content: bytes, path: Path) -> Model:
+    """Make a model of a file's content; as `read_model`."""
     card = read_card(content, path)
     if card.get("kind") == UNITS:
         raise ModelError(

@@ -28,7 +28,7 @@ from accm_core.learning.checkpoint import (
     read_card,
     write_bytes,
 )
-from accm_core.types import KnownUnits
+from accm_core.types import KnownUnits, main_channels
 
 MAX_CHANNELS, MAX_SAMPLES = 10_000, 4096
 """Of templates: a card must not make us expect a giant."""
@@ -66,7 +66,7 @@ def save_units(units: KnownUnits, file_path: str | Path, card: Mapping[str, Any]
     ModelError
         If the disk refuses.
     """
-    main = [] if len(units) == 0 else np.ptp(units.templates, axis=1).argmax(axis=1).tolist()
+    main = main_channels(units.templates).tolist()
     described = [
         {
             "name": name,
@@ -100,7 +100,11 @@ def read_units(file_path: str | Path) -> StoredUnits:
         If it cannot be read, or is anything else.
     """
     path = Path(file_path)
-    content = read_bytes(path)
+    return parse_units(read_bytes(path), path)
+
+
+def parse_units(content: bytes, path: Path) -> StoredUnits:
+    """Make units of a file's content; as `read_units`."""
     card = read_card(content, path)
     if card.get("kind") != UNITS:
         raise foreign(path, f"its card says it is {card.get('kind')!r}, not {UNITS!r}")

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from accm_core.online.units import main_channels, main_heights
 from accm_core.sorting.match import TemplateBank
 from accm_core.sorting.templates import silence_channels
+from accm_core.types import main_channels, main_heights
 
 UPDATE_S = 2.0
 """Time from one bank to the next."""

@@ -6,14 +6,13 @@ import numpy as np
 
 from accm_core.errors import ModelError
 from accm_core.online.lookahead import LookAhead, make_lookahead
-from accm_core.online.units import main_channels
 from accm_core.params import MatchParams, SorterParams
 from accm_core.signal.geometry import channel_distances
 from accm_core.signal.preprocess import Preprocessor, measure_preprocessor
 from accm_core.sorting.match import TemplateBank, build_bank
 from accm_core.sorting.recover import MIN_SCALE_STD
 from accm_core.sorting.templates import silence_channels
-from accm_core.types import KnownUnits, Recording
+from accm_core.types import KnownUnits, Recording, main_channels
 
 MAX_RATE_ERROR = 1e-3
 """Share by which the sampling frequency may differ from that of the units: half a sample at a spike's end."""

@@ -95,14 +95,11 @@ class _Shank:
     def _finish(self, decided: Decided) -> OnlineSpikes:
         matches, bank = decided.matches, self._now.bank
         units = matches.unit_index
-        energy, prior = bank.energy[units], bank.prior[units]
-        # the matched scale leans towards 1 as its prior says; the amplitude is what the traces say
-        scale = (matches.scale * (energy + prior) - prior) / energy
         return OnlineSpikes(
             sample_index=matches.sample_index,
             unit_index=self._plan.unit_index[units],
             channel_index=self._plan.preprocessor.channels[self._now.main_channel[units]],
-            amplitude_uV=scale * self._now.height_uV[units],
+            amplitude_uV=matches.free_scale(bank) * self._now.height_uV[units],
             probability=calibrate(matches.probability),
             is_overlap=decided.is_overlap,
         )

@@ -3,7 +3,7 @@
 import numpy as np
 
 from accm_core.sorting.recover import MIN_SCALES
-from accm_core.types import KnownUnits, Sorting
+from accm_core.types import KnownUnits, Sorting, main_heights
 
 
 def units_of_sorting(sorting: Sorting) -> KnownUnits:
@@ -23,18 +23,3 @@ def units_of_sorting(sorting: Sorting) -> KnownUnits:
         channel_ids=sorting.channel_ids,
         sampling_frequency=sorting.sampling_frequency,
     )
-
-
-def main_heights(templates: np.ndarray) -> np.ndarray:
-    """Signed extremum of each template, (n_units, n_samples, n_channels), on its main channel, (n_units,)."""
-    main = main_channels(templates)
-    course = templates[np.arange(len(main)), :, main]
-    extremum: np.ndarray = course[np.arange(len(main)), np.abs(course).argmax(axis=1)]
-    return extremum
-
-
-def main_channels(templates: np.ndarray) -> np.ndarray:
-    """Channel of each template's largest peak-to-peak amplitude, (n_units,), int64."""
-    if len(templates) == 0:
-        return np.zeros(0, dtype=np.int64)
-    return np.ptp(templates, axis=1).argmax(axis=1)

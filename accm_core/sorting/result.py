@@ -17,7 +17,15 @@ from accm_core.sorting.match import Matches, TemplateBank, calibrate
 from accm_core.sorting.quality import compute_quality, label_units
 from accm_core.sorting.recover import OVERLAP_MS, find_overlaps
 from accm_core.sorting.templates import WaveformAverage
-from accm_core.types import EmbeddingSample, Recording, Snippets, Sorting, Templates
+from accm_core.types import (
+    EmbeddingSample,
+    Recording,
+    Snippets,
+    Sorting,
+    Templates,
+    main_channels,
+    main_heights,
+)
 
 MAX_EMBEDDED = 20_000
 """Spikes whose embedding is kept, for pictures."""
@@ -188,14 +196,10 @@ def _collect_units(shank: ShankResult, channels: np.ndarray, sampling_frequency:
     kept = is_unit & (np.bincount(matches.unit_index, minlength=len(mean)) > 0)
     matches = matches.select(kept[matches.unit_index])
     is_overlap = find_overlaps(matches, bank, to_samples(OVERLAP_MS, sampling_frequency))
-    # the matched scale leans towards 1 as its prior says; the amplitude is what the traces say
-    energy, prior = bank.energy[matches.unit_index], bank.prior[matches.unit_index]
-    scale = (matches.scale * (energy + prior) - prior) / energy
+    scale = matches.free_scale(bank)
     mean, std = mean[kept], std[kept]
     matches = replace(matches, unit_index=(np.cumsum(kept) - 1)[matches.unit_index])
-    main = np.ptp(mean, axis=1).argmax(axis=1)
-    course = mean[np.arange(len(mean)), :, main]
-    extremum = course[np.arange(len(mean)), np.abs(course).argmax(axis=1)]
+    main, extremum = main_channels(mean), main_heights(mean)
     place = np.searchsorted(channels, shank.preprocessor.channels)
     wide = np.zeros((len(mean), mean.shape[1], len(channels)), dtype=np.float32)
     wide[:, :, place] = mean
