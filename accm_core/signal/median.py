@@ -65,7 +65,7 @@ def _median_network(num_values: int) -> np.ndarray:
 def _run_network(traces, pairs):  # type: ignore[no-untyped-def]
     num_samples, num_channels = traces.shape
     median = np.empty(num_samples, dtype=np.float32)
-    tile = np.zeros((num_channels, TILE), dtype=np.float32)
+    tile = np.zeros((num_channels, min(TILE, num_samples)), dtype=np.float32)
     for first in range(0, num_samples, TILE):
         size = min(TILE, num_samples - first)
         for t in range(size):
@@ -73,7 +73,7 @@ def _run_network(traces, pairs):  # type: ignore[no-untyped-def]
                 tile[c, t] = traces[first + t, c]
         for k in range(len(pairs)):
             low, high = tile[pairs[k, 0]], tile[pairs[k, 1]]
-            for t in range(TILE):
+            for t in range(len(low)):
                 a, b = low[t], high[t]
                 low[t] = a if a < b else b
                 high[t] = b if a < b else a

@@ -428,18 +428,21 @@ class _Model(NamedTuple):
 def _refresh(fits, blocked, model, first, last, best_gain, best_unit):  # type: ignore[no-untyped-def]
     """Best unit at each sample from ``first`` to ``last``, except at the edges."""
     first, last = max(first, model.edge), min(last, fits.shape[1] - model.edge)
-    best_gain[first:last] = 0.0
+    if first >= last:
+        return
+    gains, units = best_gain[first:last], best_unit[first:last]
+    gains[:] = 0.0
     for unit in range(len(model.energy)):
         p = model.prior[unit]
         scale = np.float32(1.0) / (model.energy[unit] + p)
         least = model.min_scale * model.energy[unit]
-        for t in range(first, last):
-            fit = fits[unit, t]
-            if fit >= least and blocked[unit, t] == 0:
-                gain = (fit + p) * (fit + p) * scale - p
-                if gain > best_gain[t]:
-                    best_gain[t] = gain
-                    best_unit[t] = unit
+        left, barred = fits[unit, first:last], blocked[unit, first:last]
+        for t in range(len(gains)):
+            # without a branch: the compiler makes vectors of it
+            gain = (left[t] + p) * (left[t] + p) * scale - p
+            is_better = (left[t] >= least) & (barred[t] == 0) & (gain > gains[t])
+            gains[t] = gain if is_better else gains[t]
+            units[t] = unit if is_better else units[t]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -458,7 +461,7 @@ def _pursue(fits, blocked, model):  # type: ignore[no-untyped-def]
     """Take out all spikes, then revise those that overlap, until none moves."""
     num_samples = fits.shape[1]
     best_gain = np.zeros(num_samples, dtype=np.float32)
-    best_unit = np.zeros(num_samples, dtype=np.int64)
+    best_unit = np.zeros(num_samples, dtype=np.int32)
     _refresh(fits, blocked, model, 0, num_samples, best_gain, best_unit)
     samples = [np.int64(0) for _ in range(0)]
     units = [np.int64(0) for _ in range(0)]
@@ -619,24 +622,27 @@ def _posterior(fits, blocked, model, unit, t, gain):  # type: ignore[no-untyped-
 def _subtract(fits, model, unit, t, offset, scale):  # type: ignore[no-untyped-def]
     """Take a spike out of the fits of all units that it touches."""
     first, last = max(t - model.reach, 0), min(t + model.reach + 1, fits.shape[1])
+    if first >= last:
+        return
     # lag of sample s is s - t - offset; row index of lag 0 is num_lags // 2
     base = int(np.floor(-offset))
     kernel = lanczos_kernel(-offset - base)
     num_lags = model.correlations.shape[1]
     start = first - t + base + num_lags // 2 - (LANCZOS_TAPS - 1)
+    values = np.empty(last - first, dtype=np.float32)
     for other in range(fits.shape[0]):
         row = model.pair_row[unit, other]
         if row < 0:
             continue
         correlation = model.correlations[row]
-        for s in range(first, last):
-            value = np.float32(0.0)
-            index = start + s - first
-            if index >= 0 and index + 2 * LANCZOS_TAPS <= num_lags:
-                for k in range(2 * LANCZOS_TAPS):
-                    value += kernel[k] * correlation[index + k]
-            else:
-                for k in range(2 * LANCZOS_TAPS):
-                    if 0 <= index + k < num_lags:
-                        value += kernel[k] * correlation[index + k]
-            fits[other, s] -= scale * value
+        values[:] = 0.0
+        for k in range(2 * LANCZOS_TAPS):
+            # tap by tap, all samples at once: the compiler makes vectors of it
+            low, high = max(0, -(start + k)), min(len(values), num_lags - start - k)
+            if low < high:
+                part, lags, weight = values[low:high], correlation[start + k + low : start + k + high], kernel[k]
+                for s in range(len(part)):
+                    part[s] += weight * lags[s]
+        left = fits[other, first:last]
+        for s in range(len(left)):
+            left[s] -= scale * values[s]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import numba
 import numpy as np
 
 from accm_core.params import MatchParams, RunParams, to_samples
@@ -132,17 +133,18 @@ def find_clean(matches: Matches, bank: TemplateBank) -> np.ndarray:
 
 def find_overlaps(matches: Matches, bank: TemplateBank, reach: int) -> np.ndarray:
     """Mask of the spikes that have another interacting unit's spike within ``reach`` samples, (n,), bool."""
-    overlaps = np.zeros(len(matches), dtype=bool)
-    step = 1
-    while step < len(matches):
-        close = matches.sample_index[step:] - matches.sample_index[:-step] <= reach
-        if not close.any():
-            break
-        touches = bank.pair_row[matches.unit_index[step:], matches.unit_index[:-step]] >= 0
-        hit = np.flatnonzero(close & touches)
-        overlaps[hit] = True
-        overlaps[hit + step] = True
-        step += 1
+    return _find_overlaps(matches.sample_index, matches.unit_index, bank.pair_row, reach)
+
+
+@numba.njit(cache=True, nogil=True)
+def _find_overlaps(sample_index, unit_index, pair_row, reach):  # type: ignore[no-untyped-def]
+    overlaps = np.zeros(len(sample_index), dtype=np.bool_)
+    for k in range(len(sample_index)):
+        j = k + 1
+        while j < len(sample_index) and sample_index[j] - sample_index[k] <= reach:
+            if pair_row[unit_index[j], unit_index[k]] >= 0:
+                overlaps[j] = overlaps[k] = True
+            j += 1
     return overlaps
 
 
