@@ -640,9 +640,9 @@ def _subtract(fits, model, unit, t, offset, scale):  # type: ignore[no-untyped-d
             # tap by tap, all samples at once: the compiler makes vectors of it
             low, high = max(0, -(start + k)), min(len(values), num_lags - start - k)
             if low < high:
-                part, lags, weight = values[low:high], correlation[start + k + low : start + k + high], kernel[k]
+                part, lags = values[low:high], correlation[start + k + low : start + k + high]
                 for s in range(len(part)):
-                    part[s] += weight * lags[s]
+                    part[s] += kernel[k] * lags[s]
         left = fits[other, first:last]
         for s in range(len(left)):
             left[s] -= scale * values[s]
