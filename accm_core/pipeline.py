@@ -28,6 +28,7 @@ from accm_core.sorting.prune import find_crowds, find_misfits, find_sums, find_w
 from accm_core.sorting.recover import measure_scale_std, recover_spikes
 from accm_core.sorting.result import ShankResult, build_sorting
 from accm_core.sorting.split import split_units
+from accm_core.sorting.superfluous import find_superfluous
 from accm_core.sorting.templates import Window, average_clusters, center_templates, silence_channels
 from accm_core.sorting.track import follow_units
 from accm_core.types import ProgressCallback, Recording, Snippets, Sorting
@@ -36,8 +37,9 @@ logger = logging.getLogger(__name__)
 
 TEMPLATE_BLOCKS = 150
 """Seconds, evenly spread, from which the clusters' templates are made."""
-REFINE_BLOCKS, REFINE_STEPS = 80, 4
-"""Seconds, evenly spread, on which templates are refined, taken apart and refined again; all steps."""
+REFINE_BLOCKS, REFINE_STEPS = 80, 6
+"""Seconds, evenly spread, on which templates are refined, taken apart and refined again; all steps, of which
+refining takes two."""
 TRACK_BLOCKS = 900
 """Seconds, evenly spread, on which units are followed over time."""
 STAGES = ("noise", "detect", "motion", "learn", "cluster", "templates", "refine", "match")
@@ -167,9 +169,9 @@ def _sort_shank(shank: _Shank) -> ShankResult:
 
     bank = _learn_templates(shank, preprocessor, snippets, labels, neighborhood_of)
     bank = _refine_templates(shank, preprocessor, bank, step=0)
-    bank = _split_templates(shank, preprocessor, bank, step=1)
-    bank = _refine_templates(shank, preprocessor, bank, step=2)
-    moving = _track_units(shank, preprocessor, bank, step=3)
+    bank = _split_templates(shank, preprocessor, bank, step=2)
+    bank = _refine_templates(shank, preprocessor, bank, step=3)
+    moving = _track_units(shank, preprocessor, bank, step=5)
     bank = bank if moving is None else moving.mean
     matches, average = recover_spikes(
         recording,
@@ -302,7 +304,7 @@ def _learn_templates(
 def _refine_templates(
     shank: _Shank, preprocessor: Preprocessor, bank: TemplateBank, *, step: int
 ) -> TemplateBank:
-    """Match on part of the recording, merge what is one unit, and average the matched spikes anew.
+    """Match on part of the recording, merge what is one unit, average the matched spikes anew, drop sums.
 
     Templates too weak to be units stay: they explain the small spikes that others would take for theirs.
     """
@@ -333,7 +335,20 @@ def _refine_templates(
     fires = counts > 0
     bank = _build_bank(shank, preprocessor, templates[fires], scale_std[fires])
     max_lag = to_samples(params.match.ms_before, recording.sampling_frequency)
-    return bank.select(~find_sums(bank, counts[fires], max_lag))
+    is_sum = find_sums(bank, counts[fires], max_lag)
+    bank, counts = bank.select(~is_sum), counts[fires][~is_sum]
+    superfluous = find_superfluous(
+        recording,
+        preprocessor,
+        blocks,
+        bank,
+        counts,
+        params.match,
+        max_lag=max_lag,
+        run=params.run,
+        on_block=_report_step(shank, step + 1),
+    )
+    return bank.select(~superfluous)
 
 
 def _split_templates(

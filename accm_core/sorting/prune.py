@@ -44,7 +44,9 @@ def find_weak(
     return (np.sqrt(bank.energy) < params.min_snr) | ((heights > 0) & (heights < params.min_peak))
 
 
-def find_sums(bank: TemplateBank, counts: np.ndarray, max_lag: int) -> np.ndarray:
+def find_sums(
+    bank: TemplateBank, counts: np.ndarray, max_lag: int, *, explained: float = EXPLAINED
+) -> np.ndarray:
     """Mask of templates that are sums of two others, as clusters of colliding spikes give.
 
     Parameters
@@ -54,6 +56,8 @@ def find_sums(bank: TemplateBank, counts: np.ndarray, max_lag: int) -> np.ndarra
         Spikes of each unit. Two neurons fire together less often than either does.
     max_lag : int
         Largest delay between the template and either part, samples.
+    explained : float
+        Share of a template's energy that the others must explain.
 
     Returns
     -------
@@ -68,10 +72,10 @@ def find_sums(bank: TemplateBank, counts: np.ndarray, max_lag: int) -> np.ndarra
     for unit in np.argsort(counts, kind="stable"):
         parts = np.flatnonzero((bank.pair_row[unit] >= 0) & (counts > counts[unit]) & ~is_sum)
         if len(parts) >= 2:
-            explained = _explain_by_pair(
+            held = _explain_by_pair(
                 unit, parts, bank.energy, bank.pair_row, bank.correlations, max_lag, SCALE_TOLERANCE
             )
-            is_sum[unit] = explained >= EXPLAINED * bank.energy[unit]
+            is_sum[unit] = held >= explained * bank.energy[unit]
     return is_sum
 
 

@@ -1,0 +1,135 @@
+"""Find templates without which their spikes are explained better: mixtures of what fires together.
+
+A cluster of spikes that collide with now this, now that other unit gives a template that no two units sum up
+to. Spike by spike, though, the units explain what it stands for, and leave less than it does.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy import linalg
+
+from accm_core.params import MatchParams, RunParams, to_samples
+from accm_core.signal.chunks import Block, map_blocks
+from accm_core.signal.preprocess import Preprocessor
+from accm_core.signal.snippets import LANCZOS_TAPS, cut_snippets
+from accm_core.sorting.match import Matches, TemplateBank, match_templates, noise_root
+from accm_core.sorting.prune import find_sums
+from accm_core.sorting.recover import first_of_each
+from accm_core.types import Recording
+
+SUSPECT = 0.4
+"""Share of a template's energy that two more frequent units must explain for it to be looked at."""
+MAX_LOOKED_AT = 160
+"""Spikes of a template on which it is decided."""
+MIN_LOOKED_AT = 10
+"""With fewer, the template stays."""
+
+
+def find_superfluous(
+    recording: Recording,
+    preprocessor: Preprocessor,
+    blocks: Sequence[Block],
+    bank: TemplateBank,
+    counts: np.ndarray,
+    params: MatchParams,
+    *,
+    max_lag: int,
+    run: RunParams,
+    on_block: Callable[[float], None] | None = None,
+) -> np.ndarray:
+    """Mask of the templates that leave more of their own spikes than the others do without them.
+
+    Parameters
+    ----------
+    recording, preprocessor, blocks
+        Where to look.
+    bank : TemplateBank
+    counts : ndarray of shape (n_units,), int64
+        Spikes of each unit.
+    params : MatchParams
+    max_lag : int
+        As for `find_sums`.
+    run : RunParams
+    on_block : callable, optional
+        Called with the share that is done.
+
+    Returns
+    -------
+    ndarray of shape (n_units,), bool
+
+    Notes
+    -----
+    Some of a template's spikes are explained anew by all others. What is left on the template's channels,
+    where noise is white, is compared with what is left when the template takes part; the median decides. On
+    still recordings with ground truth, 4 to 90 % of a neuron's energy is left without its template, and less
+    than with it for most mixtures.
+    """
+    suspects = find_sums(bank, counts, max_lag, explained=SUSPECT)
+    superfluous = np.zeros(len(counts), dtype=bool)
+    if not suspects.any():
+        return superfluous
+    refractory = to_samples(params.refractory_ms, recording.sampling_frequency)
+    root = noise_root(preprocessor.autocovariance, bank.num_samples)
+    quota = -(-MAX_LOOKED_AT // len(blocks))
+    reach = bank.margin
+
+    def work(block: Block, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        traces = preprocessor.whiten(preprocessor.filter(raw, block))
+        found = match_templates(traces, bank, params, refractory=refractory)
+        inside = (found.sample_index >= bank.margin) & (found.sample_index < len(traces) - bank.margin)
+        looked_at = found.select(first_of_each(found.unit_index, inside & suspects[found.unit_index], quota))
+        lost = np.empty(len(looked_at))
+        for row, unit in enumerate(looked_at.unit_index):
+            start = looked_at.sample_index[row] - reach
+            window, template = traces[start : start + 2 * reach], bank.templates[unit]
+            near = found.select(np.abs(found.sample_index - start - reach) < reach).move(-start)
+            others = bank.select(np.arange(len(counts)) != unit)
+            without = match_templates(window, others, params, refractory=refractory)
+            lost[row] = _energy_left(window, without, others, template, root)
+            lost[row] -= _energy_left(window, near, bank, template, root)
+        return looked_at.unit_index, lost
+
+    margin = preprocessor.margin + bank.margin
+    parts = list(map_blocks(work, recording, blocks, margin=margin, run=run, on_block=on_block))
+    unit_index = np.concatenate([part[0] for part in parts])
+    lost = np.concatenate([part[1] for part in parts])
+    for unit in np.flatnonzero(suspects):
+        own = lost[unit_index == unit]
+        superfluous[unit] = len(own) >= MIN_LOOKED_AT and np.median(own) < 0
+    return superfluous
+
+
+def rebuild(matches: Matches, bank: TemplateBank, num_samples: int) -> np.ndarray:
+    """What the matches explain: the sum of their templates, (num_samples, n_channels), float32."""
+    total = np.zeros((num_samples, bank.templates.shape[2]), dtype=np.float32)
+    pad = LANCZOS_TAPS + 1
+    padded = np.pad(bank.templates, ((0, 0), (2 * pad, 2 * pad), (0, 0)))
+    length = bank.num_samples + 2 * pad
+    for unit in np.unique(matches.unit_index):
+        own = matches.select(matches.unit_index == unit)
+        channels = np.flatnonzero(bank.templates[unit].any(axis=0))
+        shifted = cut_snippets(
+            padded[unit],
+            np.full(len(own), 2 * pad + bank.num_before),
+            -own.offset,
+            np.tile(channels, (len(own), 1)),
+            num_before=bank.num_before + pad,
+            num_samples=length,
+        )
+        for sample, scale, waveform in zip(own.sample_index, own.scale, shifted, strict=True):
+            first = sample - bank.num_before - pad
+            low, high = max(first, 0), min(first + length, num_samples)
+            if low < high:
+                total[low:high, channels] += scale * waveform[low - first : high - first]
+    return total
+
+
+def _energy_left(
+    traces: np.ndarray, matches: Matches, bank: TemplateBank, template: np.ndarray, root: np.ndarray
+) -> float:
+    """What matches leave in the middle of the traces, where a template is seen, in squared noise levels."""
+    left = traces - rebuild(matches, bank, len(traces))
+    first = len(traces) // 2 - bank.num_before
+    part = left[first : first + bank.num_samples, template.any(axis=0)]
+    return float((linalg.solve_triangular(root, part, lower=True) ** 2).sum())

@@ -1,0 +1,108 @@
+"""Templates of spikes that collide with now this, now that unit are found; units that look like sums stay."""
+
+import numpy as np
+import pytest
+
+from accm_core.params import MatchParams, RunParams, SignalParams
+from accm_core.signal.chunks import cut_blocks, read_padded
+from accm_core.signal.preprocess import fit_preprocessor
+from accm_core.sorting import superfluous
+from accm_core.sorting.match import Matches, build_bank
+from accm_core.sorting.superfluous import find_superfluous, rebuild
+from accm_core.types import ArrayRecording
+
+FS, DURATION_S, NUM_CHANNELS = 10_000, 12, 6
+NUM_BEFORE, NUM_SAMPLES = 10, 30
+SPACING = 160
+TIME = np.arange(-30, 60)[:, None]
+
+
+def spike(height, width, place):
+    spread = np.exp(-np.abs(np.arange(NUM_CHANNELS) - place) / 1.0)
+    shape = np.exp(-0.5 * (TIME / width) ** 2) - 0.3 * np.exp(-0.5 * ((TIME - 9) / 5) ** 2)
+    return -height * shape * spread
+
+
+A, B, C = spike(120, 2.0, 1), spike(110, 3.5, 3), spike(110, 3.0, 5)
+MIXTURE = A + 0.5 * B + 0.5 * C
+ALIKE = 0.8 * A + 0.7 * spike(110, 2.2, 3)
+"""A neuron that A and B explain in part."""
+
+
+def find(last, spikes, num_workers=1, duration_s=DURATION_S):
+    """Of a bank of A, B, C and ``last``, in a recording of these spikes in turn."""
+    traces = np.random.default_rng(0).normal(0, 5, (duration_s * FS, NUM_CHANNELS))
+    counts = np.zeros(4, dtype=np.int64)
+    for turn, place in enumerate(range(300, duration_s * FS - 300, SPACING)):
+        waveform, units = spikes[turn % len(spikes)]
+        traces[place - 30 : place + 60] += waveform
+        counts[units] += 1
+    recording = ArrayRecording(traces=traces.astype(np.float32), sampling_frequency=FS)
+    blocks = cut_blocks(recording.segments, FS)
+    raw = [read_padded(recording, b.start - 200, b.stop + 200, b.segment) for b in blocks]
+    preprocessor = fit_preprocessor(
+        raw, np.arange(NUM_CHANNELS), 1e3 * (1 - np.eye(NUM_CHANNELS)), SignalParams(), FS
+    )
+    clean = np.zeros((2000, NUM_CHANNELS), np.float32)
+    templates = []
+    for waveform in (A, B, C, last):
+        clean[970:1060] = waveform
+        start = 1000 - preprocessor.margin - NUM_BEFORE
+        whitened = preprocessor.whiten(preprocessor.filter(clean, blocks[0]))
+        templates.append(whitened[start : start + NUM_SAMPLES])
+    bank = build_bank(np.stack(templates), NUM_BEFORE, preprocessor.autocovariance, np.full(4, 0.1))
+    return find_superfluous(
+        recording,
+        preprocessor,
+        blocks,
+        bank,
+        counts,
+        MatchParams(),
+        max_lag=NUM_BEFORE,
+        run=RunParams(num_workers=num_workers),
+    ).tolist()
+
+
+ALONE = [(A, [0]), (B, [1]), (C, [2])]
+COLLIDING = [*ALONE, (A + B, [0, 1, 3]), (A, [0]), (B, [1]), (C, [2]), (A + C, [0, 2, 3])]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_mixture_of_collisions_is_found(num_workers):
+    assert find(MIXTURE, COLLIDING, num_workers) == [False, False, False, True]
+
+
+def test_a_neuron_that_looks_like_a_sum_stays():
+    assert find(ALIKE, [*ALONE, *ALONE, (ALIKE, [3])]) == [False] * 4
+
+
+def test_what_no_two_units_explain_is_not_looked_at(monkeypatch):
+    monkeypatch.setattr(superfluous, "map_blocks", None)
+    far = spike(110, 9.0, 0)
+    assert find(far, [*ALONE, *ALONE, (far, [3])]) == [False] * 4
+
+
+def test_a_few_spikes_decide_nothing(monkeypatch):
+    monkeypatch.setattr(superfluous, "MIN_LOOKED_AT", 10_000)
+    assert find(MIXTURE, COLLIDING) == [False] * 4
+
+
+def test_matches_are_rebuilt_as_they_are():
+    """At their times between samples and with their sizes; what is beyond the end is left out."""
+    rng = np.random.default_rng(0)
+    course = np.exp(-0.5 * ((np.arange(NUM_SAMPLES) - NUM_BEFORE) / 3) ** 2)
+    templates = (course[:, None] * rng.normal(size=(2, 1, 3))).astype(np.float32)
+    templates[1, :, 2] = 0
+    bank = build_bank(templates, NUM_BEFORE, np.r_[1.0, np.zeros(99)], np.full(2, 0.1))
+    samples, offsets, scales = np.array([4, 60, 65, 118]), np.array([0.0, 0.3, -0.45, 0.2]), [1, 0.9, 1.2, 1]
+    units = np.array([0, 0, 1, 1])
+    nothing = np.zeros(4, np.float32)
+    matches = Matches(
+        samples, offsets.astype(np.float32), units, np.array(scales, np.float32), nothing, nothing
+    )
+    expected = np.zeros((120, 3))
+    for sample, offset, unit, scale in zip(samples, offsets, units, scales, strict=True):
+        peak = sample + offset
+        shape = np.exp(-0.5 * ((np.arange(120) - peak) / 3) ** 2)
+        expected += scale * shape[:, None] * templates[unit, NUM_BEFORE]
+    assert np.abs(rebuild(matches, bank, 120) - expected).max() < 0.03
