@@ -1,9 +1,10 @@
-"""Find templates that are no unit: too weak, sums of other units, crowds of far ones, misfits."""
+"""Find templates that are no unit (too weak, sums, crowds of far ones, misfits) and spikes of far neurons."""
 
 import numba
 import numpy as np
 
 from accm_core.params import MatchParams
+from accm_core.sorting.cluster import measure_bimodality
 from accm_core.sorting.match import Matches, TemplateBank
 from accm_core.sorting.quality import ISI_THRESHOLD_S
 
@@ -13,6 +14,10 @@ MAX_CLOSE_RATIO, MAX_CLOSE_SHARE, MIN_CLOSE = 2.0, 0.05, 20
 """Intervals under ``ISI_THRESHOLD_S`` of a crowd: over what unrelated spikes give, of all, and at least."""
 MIN_MEDIAN_SCALE = 0.85
 """A template is the mean of its own spikes: half of them are larger than about this."""
+MIN_GAP_SCORE, MAX_FAR_SCALE = 2.0, 0.8
+"""Score of bimodality from which on a unit's small spikes are another's, and the largest of them."""
+BURST_S, MAX_BURSTS = 0.02, 0.2
+"""Small spikes are the unit's own if more of them than chance gives, by this share, follow large ones so soon."""
 SCALE_TOLERANCE = 0.4
 """In a true sum each of them has about its own amplitude: its scale is this close to 1."""
 MIN_DETERMINANT = 1e-3
@@ -128,6 +133,47 @@ def find_misfits(matches: Matches, num_units: int) -> np.ndarray:
     for unit in np.unique(matches.unit_index):
         medians[unit] = np.median(matches.scale[matches.unit_index == unit])
     return medians < MIN_MEDIAN_SCALE
+
+
+def find_far_spikes(
+    matches: Matches, num_units: int, num_samples: int, sampling_frequency: float
+) -> np.ndarray:
+    """Mask of the spikes of far neurons: a unit's small ones, where a gap parts them from the others.
+
+    Parameters
+    ----------
+    matches : Matches
+        In order of time; the scale is that of the template at the time, should it move.
+    num_units : int
+    num_samples : int
+        That were observed.
+    sampling_frequency : float
+        Hz.
+
+    Returns
+    -------
+    ndarray of shape (n,), bool
+
+    Notes
+    -----
+    Neurons that fire in bursts have small spikes of their own, but these follow their large ones.
+    """
+    is_far = np.zeros(len(matches), dtype=bool)
+    for unit in range(num_units):
+        rows = np.flatnonzero(matches.unit_index == unit)
+        scale = matches.scale[rows].astype(np.float64)
+        score, cut = measure_bimodality(np.sort(scale)) if len(rows) else (0.0, 0.0)
+        small = scale < cut
+        if score < MIN_GAP_SCORE or cut > MAX_FAR_SCALE or not small.any() or small.mean() > 0.5:
+            continue
+        samples = matches.sample_index[rows]
+        large = samples[~small]
+        reach = BURST_S * sampling_frequency
+        before = np.searchsorted(large, samples[small]) - 1
+        follows = (before >= 0) & (samples[small] - large[before] < reach)
+        by_chance = 1 - np.exp(-len(large) * reach / num_samples)
+        is_far[rows[small]] = follows.mean() <= by_chance + MAX_BURSTS
+    return is_far
 
 
 def find_crowds(matches: Matches, num_units: int, num_samples: int, sampling_frequency: float) -> np.ndarray:

@@ -9,6 +9,7 @@ from accm_core.sorting.prune import (
     MIN_CLOSE,
     MIN_MEDIAN_SCALE,
     find_crowds,
+    find_far_spikes,
     find_misfits,
     find_sums,
     find_weak,
@@ -166,3 +167,64 @@ def test_a_few_close_spikes_make_no_crowd():
     more = np.sort(np.concatenate([neuron[:300], neuron[:MIN_CLOSE] + 9]))
     rare = np.sort(np.concatenate([neuron, neuron[:MIN_CLOSE] + 9]))
     assert crowds_among([few, more, rare]) == [False, True, False]
+
+
+def far_among(samples, scales, duration_s=600.0):
+    """Of the spikes of one unit among those of another, which is left alone."""
+    order = np.argsort(samples, kind="stable")
+    samples, scales = np.asarray(samples)[order], np.asarray(scales, np.float32)[order]
+    samples = np.repeat(samples, 2)
+    scales = np.stack([scales, np.ones_like(scales)], axis=1).ravel()
+    zeros = np.zeros(len(samples), np.float32)
+    units = np.tile([1, 0], len(samples) // 2)
+    matches = Matches(samples, zeros, units, scales, zeros, zeros)
+    found = find_far_spikes(matches, 3, int(duration_s * FS), FS)
+    assert not found[units == 0].any()
+    return found[units == 1], scales[units == 1]
+
+
+def spikes_of_two_sizes(small, seed=0, num_small=60):
+    rng = np.random.default_rng(seed)
+    samples = rng.integers(0, 600 * FS, 1000)
+    return samples, np.r_[rng.normal(1, 0.1, 1000 - num_small), rng.normal(small, 0.03, num_small)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_small_spikes_behind_a_gap_are_far(seed):
+    samples, scales = spikes_of_two_sizes(0.5, seed)
+    found, scales = far_among(samples, scales)
+    assert (found == (scales < 0.62)).mean() > 0.99
+    assert found.sum() > 50
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_spikes_of_one_size_are_not_far(seed):
+    assert not far_among(*spikes_of_two_sizes(0.95, seed))[0].any()
+
+
+def test_small_spikes_that_are_most_stay():
+    """Then it is the large ones that are not understood."""
+    assert not far_among(*spikes_of_two_sizes(0.5, num_small=600))[0].any()
+
+
+def test_spikes_hardly_smaller_are_not_far():
+    rng = np.random.default_rng(0)
+    samples = rng.integers(0, 600 * FS, 2000)
+    scales = np.r_[rng.normal(1, 0.01, 1000), rng.normal(0.9, 0.01, 1000)]
+    scales[-1] = 1.0  # fewer than half are small
+    assert not far_among(samples, scales)[0].any()
+
+
+def test_small_spikes_of_a_burst_are_the_neurons_own():
+    rng = np.random.default_rng(0)
+    first = np.sort(rng.integers(0, 600 * FS, 900))
+    second = first[:90] + FS // 200
+    samples = np.r_[first, second]
+    scales = np.r_[rng.normal(1, 0.1, 900), rng.normal(0.5, 0.03, 90)]
+    assert not far_among(samples, scales)[0].any()
+    moved = np.r_[first, rng.integers(0, 600 * FS, 90)]
+    assert far_among(moved, scales)[0].any()
+
+
+def test_no_spikes_are_not_far():
+    assert find_far_spikes(Matches.empty(), 2, FS, FS).tolist() == []
