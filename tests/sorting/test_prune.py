@@ -197,9 +197,11 @@ def test_small_spikes_behind_a_gap_are_far(seed):
     assert found.sum() > 50
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_spikes_of_one_size_are_not_far(seed):
-    assert not far_among(*spikes_of_two_sizes(0.95, seed))[0].any()
+@pytest.mark.parametrize("seed", range(5))
+def test_sizes_without_a_gap_are_one_neurons(seed):
+    rng = np.random.default_rng(seed)
+    samples = rng.integers(0, 600 * FS, 1000)
+    assert not far_among(samples, rng.normal(1, 0.2, 1000))[0].any()
 
 
 def test_small_spikes_that_are_most_stay():
