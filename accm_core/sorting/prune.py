@@ -17,7 +17,8 @@ MIN_MEDIAN_SCALE = 0.85
 MIN_GAP_SCORE, MAX_FAR_SCALE = 2.0, 0.8
 """Score of bimodality from which on a unit's small spikes are another's, and the largest of them."""
 BURST_S, MAX_BURSTS = 0.02, 0.2
-"""Small spikes are the unit's own if as many more than chance gives, as a share, follow large ones."""
+"""Time in which small spikes follow large ones in a burst; share of them, beyond chance, from which on small
+spikes are the unit's own."""
 SCALE_TOLERANCE = 0.4
 """In a true sum each of them has about its own amplitude: its scale is this close to 1."""
 MIN_DETERMINANT = 1e-3
