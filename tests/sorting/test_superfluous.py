@@ -7,7 +7,7 @@ from accm_core.params import MatchParams, RunParams, SignalParams
 from accm_core.signal.chunks import cut_blocks, read_padded
 from accm_core.signal.preprocess import fit_preprocessor
 from accm_core.sorting import superfluous
-from accm_core.sorting.match import Matches, build_bank
+from accm_core.sorting.match import Matches, build_bank, match_templates
 from accm_core.sorting.superfluous import find_superfluous, rebuild
 from accm_core.types import ArrayRecording
 
@@ -29,11 +29,12 @@ ALIKE = 0.8 * A + 0.7 * spike(110, 2.2, 3)
 """A neuron that A and B explain in part."""
 
 
-def find(last, spikes, num_workers=1, duration_s=DURATION_S):
+def find(last, spikes, num_workers=1):
     """Of a bank of A, B, C and ``last``, in a recording of these spikes in turn."""
-    traces = np.random.default_rng(0).normal(0, 5, (duration_s * FS, NUM_CHANNELS))
-    counts = np.zeros(4, dtype=np.int64)
-    for turn, place in enumerate(range(300, duration_s * FS - 300, SPACING)):
+    last = last if isinstance(last, list) else [last]
+    traces = np.random.default_rng(0).normal(0, 5, (DURATION_S * FS, NUM_CHANNELS))
+    counts = np.zeros(3 + len(last), dtype=np.int64)
+    for turn, place in enumerate(range(300, DURATION_S * FS - 300, SPACING)):
         waveform, units = spikes[turn % len(spikes)]
         traces[place - 30 : place + 60] += waveform
         counts[units] += 1
@@ -45,12 +46,12 @@ def find(last, spikes, num_workers=1, duration_s=DURATION_S):
     )
     clean = np.zeros((2000, NUM_CHANNELS), np.float32)
     templates = []
-    for waveform in (A, B, C, last):
+    for waveform in (A, B, C, *last):
         clean[970:1060] = waveform
         start = 1000 - preprocessor.margin - NUM_BEFORE
         whitened = preprocessor.whiten(preprocessor.filter(clean, blocks[0]))
         templates.append(whitened[start : start + NUM_SAMPLES])
-    bank = build_bank(np.stack(templates), NUM_BEFORE, preprocessor.autocovariance, np.full(4, 0.1))
+    bank = build_bank(np.stack(templates), NUM_BEFORE, preprocessor.autocovariance, np.full(len(counts), 0.1))
     return find_superfluous(
         recording,
         preprocessor,
@@ -74,6 +75,20 @@ def test_a_mixture_of_collisions_is_found(num_workers):
 
 def test_a_neuron_that_looks_like_a_sum_stays():
     assert find(ALIKE, [*ALONE, *ALONE, (ALIKE, [3])]) == [False] * 4
+
+
+def test_a_suspect_is_not_explained_by_a_rarer_one(monkeypatch):
+    """Else two that explain each other would both go."""
+    copy, banks = ALIKE + 0.05 * B, set()
+
+    def match(traces, bank, params, *, refractory):
+        banks.add(len(bank.energy))
+        return match_templates(traces, bank, params, refractory=refractory)
+
+    monkeypatch.setattr(superfluous, "match_templates", match)
+    spikes = [*ALONE, *ALONE, *ALONE, (ALIKE, [3]), (ALIKE, [3]), (copy, [4])]
+    assert find([ALIKE, copy], spikes) == [False] * 5
+    assert banks == {5, 4, 3}  # all; without the copy; without both
 
 
 def test_what_no_two_units_explain_is_not_looked_at(monkeypatch):
