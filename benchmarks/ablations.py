@@ -101,12 +101,26 @@ def _leave(
     return bank
 
 
+def _find_none(
+    recording: Recording,
+    preprocessor: object,
+    blocks: object,
+    bank: match.TemplateBank,
+    *_: object,
+    **__: object,
+) -> np.ndarray:
+    return np.zeros(len(bank.energy), dtype=bool)
+
+
+def _find_no_spikes(matches: Matches, *_: object) -> np.ndarray:
+    return np.zeros(len(matches), dtype=bool)
+
+
 @numba.njit(cache=True, nogil=True)
-def _pursue_once(fits, model):  # type: ignore[no-untyped-def]
+def _pursue_once(fits, blocked, model):  # type: ignore[no-untyped-def]
     """``match._pursue`` without its revisions: a constant of a compiled function cannot be patched."""
     best_gain = np.zeros(fits.shape[1], dtype=np.float32)
-    best_unit = np.zeros(fits.shape[1], dtype=np.int64)
-    blocked = np.zeros(fits.shape, dtype=np.uint8)
+    best_unit = np.zeros(fits.shape[1], dtype=np.int32)
     match._refresh(fits, blocked, model, 0, fits.shape[1], best_gain, best_unit)
     samples = [np.int64(0) for _ in range(0)]
     units = [np.int64(0) for _ in range(0)]
@@ -140,6 +154,14 @@ ABLATIONS = {
     "accm-no-splitting": Ablation(
         "units are not taken apart after matching",
         make_patches=lambda: (patch.object(pipeline, "_split_templates", _leave),),
+    ),
+    "accm-no-mixtures": Ablation(
+        "templates without which their spikes are explained better stay",
+        make_patches=lambda: (patch.object(pipeline, "find_superfluous", _find_none),),
+    ),
+    "accm-no-gaps": Ablation(
+        "small spikes behind a gap in a unit's sizes stay",
+        make_patches=lambda: (patch.object(pipeline, "find_far_spikes", _find_no_spikes),),
     ),
     "accm-no-drift": Ablation("drift is neither corrected nor followed", {"motion": {"correct": "off"}}),
 }

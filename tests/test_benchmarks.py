@@ -1,5 +1,6 @@
 """Rows of measurements to tables and picture; nothing is sorted."""
 
+import inspect
 import json
 import xml.etree.ElementTree as ET
 
@@ -187,6 +188,8 @@ def test_ablations_change_something_that_is_there(name):
         before = getattr(change.getter(), change.attribute)
         with change as put:
             assert getattr(change.getter(), change.attribute) is put is not before
+            if hasattr(before, "py_func"):
+                assert inspect.signature(put.py_func) == inspect.signature(before.py_func)
         assert getattr(change.getter(), change.attribute) is before
 
 
