@@ -142,7 +142,7 @@ class MatchParams(_Group):
 
     ms_before: Positive = 1.0
     """Template before the peak (ms)."""
-    ms_after: Positive = 2.0
+    ms_after: Positive = 3.0
     """Template after the peak (ms)."""
     threshold: Annotated[float, Field(ge=2, le=50)] = 5.0
     """Least signal-to-noise ratio of a match."""

@@ -24,7 +24,14 @@ from accm_core.sorting.identify import claim_peaks, cluster_rest, identify_units
 from accm_core.sorting.match import TemplateBank, build_bank
 from accm_core.sorting.merge import merge_clusters, merge_duplicates
 from accm_core.sorting.moving import MovingBank
-from accm_core.sorting.prune import find_crowds, find_far_spikes, find_misfits, find_sums, find_weak
+from accm_core.sorting.prune import (
+    find_crowds,
+    find_far_spikes,
+    find_misfits,
+    find_rare,
+    find_sums,
+    find_weak,
+)
 from accm_core.sorting.recover import measure_scale_std, recover_spikes
 from accm_core.sorting.result import ShankResult, build_sorting
 from accm_core.sorting.split import split_units
@@ -200,7 +207,8 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     weak = find_weak(bank, average.mean(), preprocessor.noise_levels_uV, params.match)
     num_observed = sum(block.stop - block.start for block in blocks)
     crowds = find_crowds(matches, len(bank.energy), num_observed, fs)
-    is_unit = ~(weak | crowds | find_misfits(matches, len(bank.energy)))
+    rare = find_rare(matches, names, params.cluster.min_size)
+    is_unit = ~(weak | rare | crowds | find_misfits(matches, len(bank.energy)))
     matches = matches.select(~find_far_spikes(matches, len(bank.energy), num_observed, fs))
     matches = matches if moving is None else moving.rescale(matches)
     logger.info("%d units of %d templates", is_unit.sum(), len(is_unit))

@@ -10,6 +10,7 @@ from sklearn.decomposition import PCA
 from accm_core.params import SorterParams
 from accm_core.signal.chunks import cut_blocks
 from accm_core.signal.geometry import channel_distances, nearest_channels
+from accm_core.signal.matched import measure_matched_filter
 from accm_core.signal.peaks import collect_snippets
 from accm_core.signal.preprocess import measure_preprocessor
 from accm_core.types import Recording
@@ -32,6 +33,7 @@ def sort_pca_kmeans(recording: Recording, num_units: int, seed: int) -> dict[str
     collected = collect_snippets(
         recording,
         preprocessor,
+        measure_matched_filter(recording, preprocessor, distances, params.detect),
         blocks,
         distances,
         nearest_channels(distances, NUM_CHANNELS, RADIUS_UM),

@@ -53,6 +53,39 @@ def find_peaks(
 
 
 @numba.njit(cache=True, nogil=True)
+def find_tails(samples, channels, heights, near, before, after, ratio):  # type: ignore[no-untyped-def]
+    """Mask of the peaks that may be what a far larger spike left before and after it, (n_peaks,), bool.
+
+    A large spike's slow end, and what the common reference puts on other channels, would make units.
+
+    Parameters
+    ----------
+    samples, channels : ndarray of shape (n_peaks,), int64
+        In order of time.
+    heights : ndarray of shape (n_peaks,), float32
+        Without sign.
+    near : ndarray of shape (n_channels, n_channels), bool
+        Channels that a large spike reaches.
+    before, after : int
+        Samples that it reaches.
+    ratio : float
+        A spike so many times larger makes a peak its tail.
+    """
+    is_tail = np.zeros(len(samples), dtype=np.bool_)
+    first = 0
+    for k in range(len(samples)):
+        while samples[first] < samples[k] - after:
+            first += 1
+        j = first
+        while j < len(samples) and samples[j] <= samples[k] + before:
+            if heights[j] > ratio * heights[k] and near[channels[k], channels[j]]:
+                is_tail[k] = True
+                break
+            j += 1
+    return is_tail
+
+
+@numba.njit(cache=True, nogil=True)
 def _exclusive_maxima(height, threshold, neighbors, sweep):  # type: ignore[no-untyped-def]
     num_samples, num_channels = height.shape
     samples = [0 for _ in range(0)]  # numba types an empty list by what it would hold

@@ -7,7 +7,8 @@ import numpy as np
 
 from accm_core.params import DetectParams, RunParams, SnippetParams, to_samples
 from accm_core.signal.chunks import Block, map_blocks
-from accm_core.signal.detect import find_peaks
+from accm_core.signal.detect import find_peaks, find_tails
+from accm_core.signal.matched import MatchedFilter
 from accm_core.signal.motion import PeakDepths, locate_peaks
 from accm_core.signal.preprocess import Preprocessor
 from accm_core.signal.snippets import LANCZOS_TAPS, cut_snippets
@@ -15,6 +16,9 @@ from accm_core.types import Peaks, Recording, Snippets
 
 NOISE_TRIES, MAX_NOISE_TRIES = 60, 18_000
 """Places drawn for snippets of noise in each block and in all; those near a peak are given up."""
+
+TAIL_RATIO, TAIL_UM, TAIL_MS = 4.0, 250.0, (1.0, 3.0)
+"""A peak so many times smaller than another, so near it and so shortly before or after it may be its tail."""
 
 MAX_DEPTHS = 2000
 """Peaks of each block whose depth is kept."""
@@ -41,6 +45,7 @@ class Collected:
 def collect_snippets(
     recording: Recording,
     preprocessor: Preprocessor,
+    matched: MatchedFilter,
     blocks: Sequence[Block],
     distances: np.ndarray,
     neighborhoods: np.ndarray,
@@ -59,6 +64,8 @@ def collect_snippets(
     ----------
     recording, preprocessor, blocks
         Where to look.
+    matched : MatchedFilter
+        Whose fit has the peaks.
     distances : ndarray of shape (n_channels, n_channels)
         µm.
     neighborhoods : ndarray of shape (n_channels, n_slots), int64
@@ -80,25 +87,36 @@ def collect_snippets(
     num_before = to_samples(snippet.ms_before, fs)
     num_samples = num_before + to_samples(snippet.ms_after, fs)
     sweep = to_samples(detect.exclude_ms, fs)
-    margin = num_samples + LANCZOS_TAPS + sweep
     near = distances <= detect.radius_um
+    reached, tail_reach = distances <= TAIL_UM, [to_samples(ms, fs) for ms in TAIL_MS]
+    lead = max(tail_reach)
+    margin = num_samples + LANCZOS_TAPS + sweep + lead + matched.margin
     quota = -(-max_spikes // max(len(blocks), 1))
     noise_quota = min(NOISE_TRIES, -(-MAX_NOISE_TRIES // max(len(blocks), 1)))
 
     def work(block: Block, raw: np.ndarray) -> tuple[Peaks, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         rng = np.random.default_rng([seed, block.start])
         traces = preprocessor.whiten(preprocessor.filter(raw, block))
-        inner = traces[margin - sweep : len(traces) - margin + sweep]
+        start = margin - lead - sweep
         peaks = find_peaks(
-            inner, threshold=detect.threshold, neighbors=near, exclude_sweep=sweep, peak_sign=detect.peak_sign
+            matched.apply(traces)[start : len(traces) - start],
+            threshold=detect.threshold,
+            neighbors=near,
+            exclude_sweep=sweep,
+            peak_sign=detect.peak_sign,
         )
-        some = peaks.select(np.arange(min(len(peaks), MAX_DEPTHS)))
+        heights = np.abs(peaks.amplitude)
+        tails = find_tails(peaks.sample_index, peaks.channel_index, heights, reached, *tail_reach, TAIL_RATIO)
+        local = peaks.sample_index + start
+        kept = np.flatnonzero(~tails & (local >= margin) & (local < len(traces) - margin))
+        some = kept[:MAX_DEPTHS]
         depths = locate_peaks(
-            inner, some.sample_index, some.channel_index, neighborhoods, depth_of.astype(np.float64), sweep
+            traces, local[some], peaks.channel_index[some], neighborhoods, depth_of.astype(np.float64), sweep
         )
-        heights = np.abs(some.amplitude)
-        if len(peaks) > quota:
-            peaks = peaks.select(np.sort(rng.choice(len(peaks), quota, replace=False)))
+        heights = heights[some]
+        if len(kept) > quota:
+            kept = np.sort(rng.choice(kept, quota, replace=False))
+        peaks, local = peaks.select(kept), local[kept]
 
         def cut(samples: np.ndarray, offsets: np.ndarray, channels: np.ndarray) -> np.ndarray:
             return cut_snippets(
@@ -110,7 +128,6 @@ def collect_snippets(
                 num_samples=num_samples,
             )
 
-        local = peaks.sample_index + margin - sweep
         waveforms = cut(local, peaks.offset, peaks.channel_index)
         places = rng.integers(margin, len(traces) - margin, noise_quota)
         noise = cut(places, rng.random(noise_quota), rng.integers(0, traces.shape[1], noise_quota))

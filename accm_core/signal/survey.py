@@ -9,6 +9,7 @@ import numpy as np
 from accm_core.params import SorterParams
 from accm_core.signal.chunks import cut_blocks, spread_blocks
 from accm_core.signal.geometry import channel_distances, nearest_channels
+from accm_core.signal.matched import measure_matched_filter
 from accm_core.signal.motion import can_move, estimate_motion, shank_axis
 from accm_core.signal.peaks import Collected, collect_snippets
 from accm_core.signal.preprocess import Preprocessor, measure_preprocessor
@@ -80,6 +81,7 @@ def survey_shank(
         return collect_snippets(
             recording,
             preprocessor,
+            measure_matched_filter(recording, preprocessor, distances, params.detect),
             blocks,
             distances,
             neighborhoods,

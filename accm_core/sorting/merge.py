@@ -62,6 +62,8 @@ def merge_clusters(
     # the most alike first
     pairs = pairs[np.argsort(-similarity[pairs[:, 0], pairs[:, 1]], kind="stable")]
     rows_of = [_some(np.flatnonzero(labels == k)) for k in range(num_clusters)]
+    sizes = np.bincount(labels[labels >= 0], minlength=num_clusters)
+    alike = np.zeros((num_clusters, num_clusters), dtype=bool)
     for first, second in pairs:
         if neighborhood_of[first] == neighborhood_of[second]:
             continue
@@ -79,7 +81,13 @@ def merge_clusters(
         ]
         score, _ = measure_bimodality(np.sort(np.concatenate(values)))
         if score < params.split_threshold:
-            parent[parent == parent[second]] = parent[first]
+            alike[first, second] = alike[second, first] = True
+    # the largest cluster speaks for its group: a small mixed one does not join two neurons
+    for first, second in pairs:
+        one, other = parent[first], parent[second]
+        if alike[first, second] and one != other and alike[one, other]:
+            larger, smaller = (one, other) if sizes[one] >= sizes[other] else (other, one)
+            parent[parent == smaller] = larger
     _, number = np.unique(parent, return_inverse=True)
     return number
 

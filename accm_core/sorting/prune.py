@@ -1,4 +1,6 @@
-"""Find templates that are no unit (too weak, sums, crowds of far ones, misfits) and spikes of far neurons."""
+"""Find templates that are no unit (weak, rare, sums, crowds, misfits) and spikes of far neurons."""
+
+from collections.abc import Sequence
 
 import numba
 import numpy as np
@@ -134,6 +136,15 @@ def find_misfits(matches: Matches, num_units: int) -> np.ndarray:
     for unit in np.unique(matches.unit_index):
         medians[unit] = np.median(matches.scale[matches.unit_index == unit])
     return medians < MIN_MEDIAN_SCALE
+
+
+def find_rare(matches: Matches, names: Sequence[str], min_size: int) -> np.ndarray:
+    """Mask of units without a name that have fewer spikes in all than a cluster must have in part, bool.
+
+    Such a template is what is left of a cluster whose spikes others explain better.
+    """
+    counts = np.bincount(matches.unit_index, minlength=len(names))
+    return (counts < min_size) & (np.array(names, dtype=object) == "")
 
 
 def find_far_spikes(

@@ -25,6 +25,8 @@ MAX_WAVEFORMS, MAX_OF_UNIT = 40_000, 4_000
 """Spikes looked at, in all and of one unit."""
 MIN_WAVEFORMS = 300
 """Fewer spikes show no difference that would be worth a unit."""
+MS_AFTER = 2.0
+"""After the peak, on which they are compared: later there is more noise than neuron."""
 NUM_CHANNELS = 6
 """Of the unit's largest, on which its spikes are compared."""
 NUM_DIMS, MAX_PARTS = 2, 4
@@ -93,14 +95,19 @@ def split_units(
     unit_index = np.concatenate([part[0] for part in parts])
     waveforms = np.concatenate([part[1] for part in parts])
     period = np.repeat(np.arange(len(parts)) * NUM_PERIODS // len(parts), [len(part[0]) for part in parts])
-    root = noise_root(preprocessor.autocovariance, bank.num_samples)
+    shown = min(bank.num_before + to_samples(MS_AFTER, recording.sampling_frequency), bank.num_samples)
+    root = noise_root(preprocessor.autocovariance, shown)
     templates = []
     for unit, template in enumerate(bank.templates):
         own = waveforms[unit_index == unit]
         # sums in one order, whatever the number of cores
         with threadpool_limits(1):
             labels = tell_neurons(
-                own, period[unit_index == unit], template[:, channels[unit]], root, seed=seed
+                own[:, :shown],
+                period[unit_index == unit],
+                template[:shown, channels[unit]],
+                root,
+                seed=seed,
             )
         for label in range(labels.max(initial=0) + 1):
             part = template.copy()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from accm_core.signal.detect import find_peaks
+from accm_core.signal.detect import find_peaks, find_tails
 
 SWEEP = 10
 CHAIN = np.abs(np.subtract.outer(np.arange(4), np.arange(4))) <= 1  # each competes with the next
@@ -141,3 +141,29 @@ def test_shifting_time_shifts_the_peaks(seed, delay):
     np.testing.assert_array_equal(second.sample_index, first.sample_index + delay)
     np.testing.assert_array_equal(second.channel_index, first.channel_index)
     np.testing.assert_array_equal(second.offset, first.offset)
+
+
+TAILS = {  # rows (sample, channel, height), and which of them are tails
+    "none": ([], []),
+    "alone": ([(50, 0, 9)], [False]),
+    "after": ([(50, 0, 50), (80, 0, 12)], [False, True]),
+    "too-late": ([(50, 0, 50), (81, 0, 12)], [False, False]),
+    "before": ([(40, 0, 12), (50, 0, 50)], [True, False]),
+    "too-early": ([(39, 0, 12), (50, 0, 50)], [False, False]),
+    "not-so-much-smaller": ([(50, 0, 48), (60, 0, 12)], [False, False]),
+    "on-a-channel-in-reach": ([(50, 1, 50), (60, 2, 12)], [False, True]),
+    "out-of-reach": ([(50, 0, 50), (60, 2, 12)], [False, False]),
+    "same-sample": ([(50, 0, 12), (50, 1, 50)], [True, False]),
+    "two-large-ones": ([(0, 0, 50), (60, 0, 12), (65, 0, 50)], [False, True, False]),
+    "tail-of-the-first-alone": (
+        [(50, 0, 50), (55, 0, 50), (84, 0, 12), (90, 0, 12)],
+        [False, False, True, False],
+    ),
+}
+
+
+@pytest.mark.parametrize(("rows", "expected"), TAILS.values(), ids=TAILS.keys())
+def test_tails(rows, expected):
+    table = np.array(rows, dtype=np.int64).reshape(-1, 3)
+    found = find_tails(table[:, 0], table[:, 1], table[:, 2].astype(np.float32), CHAIN, 10, 30, 4.0)
+    assert found.tolist() == expected

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from accm_core.params import DetectParams, RunParams, SignalParams, SnippetParams
 from accm_core.signal.chunks import Block, cut_blocks, read_padded
-from accm_core.signal.detect import find_peaks
+from accm_core.signal.detect import find_peaks, find_tails
 from accm_core.signal.geometry import channel_distances, nearest_channels
-from accm_core.signal.peaks import collect_snippets
+from accm_core.signal.matched import MatchedFilter
+from accm_core.signal.peaks import TAIL_RATIO, collect_snippets
 from accm_core.signal.preprocess import fit_preprocessor
 from accm_core.types import ArrayRecording, Segment
 
@@ -17,6 +18,7 @@ FS = 10_000
 NOISE_UV = 5.0
 LOCATIONS = np.array([[0.0, 30.0 * k] for k in range(6)])
 SPIKE = -np.exp(-0.5 * (np.arange(-10, 20) / 1.5) ** 2) + 0.3 * np.exp(-0.5 * (np.arange(-17, 13) / 4) ** 2)
+POINT = MatchedFilter(np.ones(1, np.float32), (np.eye(6, dtype=np.float32),))  # the traces themselves
 PLACES = {  # sample -> channel
     400: 2,
     3000: 0,
@@ -49,11 +51,21 @@ def prepare(recording):
     return fit_preprocessor(raw, np.arange(6), distances, SignalParams(), FS), distances
 
 
-def collect(recording, run=None, preprocessor=None, threshold=7.0, max_spikes=10_000, seed=0, sign="neg"):
+def collect(
+    recording,
+    run=None,
+    preprocessor=None,
+    threshold=7.0,
+    max_spikes=10_000,
+    seed=0,
+    sign="neg",
+    matched=POINT,
+):
     fitted, distances = prepare(recording)
     found = collect_snippets(
         recording,
         preprocessor or fitted,
+        matched,
         cut_blocks(recording.segments, FS),
         distances,
         nearest_channels(distances, 3, 65.0),
@@ -119,6 +131,35 @@ def test_sign(sign, expected):
     assert len(collect(upside_down, threshold=12, sign=sign)[0]) == expected
 
 
+def test_peaks_are_those_of_the_fit():
+    """A spike too small for its channel, and seen on three, is found with a filter that looks at these."""
+    recording = make_recording({})
+    traces = recording.traces.copy()
+    traces[4990:5020, 1:4] += 26 * SPIKE[:, None]
+    recording = ArrayRecording(traces=traces, sampling_frequency=FS, channel_locations=LOCATIONS)
+    near = (np.abs(np.subtract.outer(np.arange(6), np.arange(6))) <= 1).astype(np.float32)
+    three = MatchedFilter(POINT.shape, (near / np.sqrt(3, dtype=np.float32),))
+    assert len(collect(recording, threshold=7)[0]) == 0
+    peaks = collect(recording, threshold=7, matched=three)[0].peaks
+    assert peaks.sample_index.tolist() == [5000]
+    assert peaks.channel_index.tolist() == [2]
+
+
+def test_the_tail_of_a_large_spike_is_no_peak():
+    recording = make_recording({5000: 2, 15_000: 2})
+    traces = recording.traces.copy()
+    small = 34 * SPIKE
+    traces[5000 + 15 : 5000 + 45, 2] += small  # 2.5 ms after the large one
+    traces[15_000 + 60 : 15_000 + 90, 2] += small  # 7 ms after it
+    found = collect(
+        ArrayRecording(traces=traces, sampling_frequency=FS, channel_locations=LOCATIONS), threshold=4.5
+    )[0]
+    samples = found.peaks.sample_index
+    assert np.isin([5000, 15_000], samples).all()
+    assert not (np.abs(samples - 5025) < 5).any()
+    assert (np.abs(samples - 15_070) < 3).any()
+
+
 def test_the_quota_keeps_the_same_number_of_each_block():
     places = {int(s): int(k) % 6 for k, s in enumerate(np.linspace(300, 3 * FS - 300, 90))}
     recording = make_recording(places)
@@ -176,6 +217,9 @@ def test_blocks_find_what_the_whole_holds(seed):
         )
     )
     peaks = find_peaks(whole, threshold=4, neighbors=distances <= 75, exclude_sweep=4, peak_sign="neg")
+    everywhere, heights = np.ones((6, 6), bool), np.abs(peaks.amplitude)
+    tails = find_tails(peaks.sample_index, peaks.channel_index, heights, everywhere, 10, 30, TAIL_RATIO)
+    peaks = peaks.select(~tails)
     clear = np.abs(peaks.amplitude) > 4.01
     rows = set(zip(peaks.sample_index - 4, peaks.channel_index, strict=True))
     clear_rows = set(zip(peaks.sample_index[clear] - 4, peaks.channel_index[clear], strict=True))
@@ -251,6 +295,7 @@ def test_progress_reaches_one():
     collect_snippets(
         recording,
         preprocessor,
+        POINT,
         cut_blocks(recording.segments, FS),
         distances,
         nearest_channels(distances, 3, 65.0),

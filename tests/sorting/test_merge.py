@@ -111,6 +111,26 @@ def test_clusters_of_one_unit_are_merged_and_others_not(clusters, expected):
     assert merge(clusters) == expected
 
 
+@pytest.mark.parametrize("present", [(0, 2), (1, 2), (0, 1, 2)])
+def test_a_small_cluster_of_two_units_goes_to_one_and_does_not_join_them(present):
+    other = unit(width=5.5, place=1.9)
+    templates = [A, other, (A + other) / 2]
+    labels, snippets = make_clusters(list(zip(templates, (1, 2, 0), (0, 0, 0), strict=True)))
+    rows = np.flatnonzero(np.isin(labels, present) & ((labels < 2) | (np.arange(len(labels)) % 8 == 0)))
+    snippets = Snippets(
+        snippets.waveforms[rows], snippets.channels[rows], snippets.peaks.select(rows), SNIPPET_BEFORE
+    )
+    units = merge_clusters(
+        np.searchsorted(present, labels[rows]),
+        snippets,
+        np.array([1, 2, 0])[list(present)],
+        make_bank([templates[k] for k in present]),
+        MergeParams(split_threshold=2.5),
+        max_lag=MAX_LAG,
+    )
+    assert len(np.unique(units)) == len(present) - 1
+
+
 def test_parameters_of_merging():
     pair = [(A, 1), (unit(width=5.5, place=1.9), 2)]
     assert merge(pair, split_threshold=20) == [0, 0]

@@ -11,6 +11,7 @@ from accm_core.sorting.prune import (
     find_crowds,
     find_far_spikes,
     find_misfits,
+    find_rare,
     find_sums,
     find_weak,
 )
@@ -230,3 +231,11 @@ def test_small_spikes_of_a_burst_are_the_neurons_own():
 
 def test_no_spikes_are_not_far():
     assert find_far_spikes(Matches.empty(), 2, FS, FS).tolist() == []
+
+
+def test_rare_units_are_none_unless_they_have_a_name():
+    counts = [30, 29, 29, 0]
+    units = np.repeat(np.arange(4), counts)
+    zeros = np.zeros(len(units), np.float32)
+    matches = Matches(np.arange(len(units)), zeros, units, zeros + 1, zeros, zeros + 1)
+    assert find_rare(matches, ("", "", "CA1-7", ""), 30).tolist() == [False, True, False, True]

@@ -1,0 +1,160 @@
+"""Whitened traces to how much they look like a spike, which lifts small spikes out of the noise."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from accm_core.params import DetectParams, to_samples
+from accm_core.signal.chunks import cut_blocks, read_padded, spread_blocks
+from accm_core.signal.detect import find_peaks
+from accm_core.signal.preprocess import Preprocessor, measure_noise
+from accm_core.types import Recording
+
+SHAPE_BLOCKS = 20
+"""Seconds, evenly spread, on which the usual shape of a spike is measured."""
+HALF_MS = 0.35
+"""What the shape holds on each side of the peak; what comes later adds as much noise as spike."""
+SHAPE_THRESHOLD = 6.0
+"""Noise levels that a spike exceeds whose shape counts."""
+MIN_SHAPES = 20
+"""Spikes that are needed for a usual shape."""
+WIDTHS_UM = (0.0, 20.0)
+"""Reaches of a spike over the channels around its own: on that one alone, and on its neighbours."""
+STRIDE = 5
+"""Of the samples that the noise is measured on."""
+
+
+@dataclass(frozen=True)
+class MatchedFilter:
+    """How well a spike of the usual shape fits at each sample and channel.
+
+    Attributes
+    ----------
+    shape : ndarray of shape (n_samples,), float32
+        Of a spike on its channel, 1 at the peak; ``n_samples`` is odd.
+    mixes : tuple of ndarray of shape (n_channels, n_channels), float32
+        Weights of the channels around each one, of which that is taken which fits best.
+    """
+
+    shape: np.ndarray
+    mixes: tuple[np.ndarray, ...]
+
+    @property
+    def margin(self) -> int:
+        """Samples at each end of the traces for which there is no fit."""
+        return len(self.shape) // 2
+
+    def apply(self, traces: np.ndarray) -> np.ndarray:
+        """Fit of the shape.
+
+        Parameters
+        ----------
+        traces : ndarray of shape (n_samples, n_channels), float32
+            Whitened, noise units.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_channels), float32
+            In units of its own noise, with the sign of the spike; 0 in the margin.
+        """
+        course = _correlate(traces, self.shape)
+        best = course @ self.mixes[0]
+        for mix in self.mixes[1:]:
+            _keep_larger(best, course @ mix)
+        return best
+
+
+def measure_matched_filter(
+    recording: Recording, preprocessor: Preprocessor, distances: np.ndarray, params: DetectParams
+) -> MatchedFilter:
+    """Measure the usual shape of a spike, and what noise makes of it.
+
+    Parameters
+    ----------
+    recording, preprocessor
+        Where to look.
+    distances : ndarray of shape (n_channels, n_channels)
+        µm.
+    params : DetectParams
+
+    Returns
+    -------
+    MatchedFilter
+        Of a single sample, where fewer than ``MIN_SHAPES`` spikes stand out.
+
+    Notes
+    -----
+    White noise on so many samples and channels adds up to less than a spike does that is seen on all of
+    them: the fit of a spike stands out of its noise by 1.3 times more than the spike's peak on one channel,
+    and by 1.6 to 1.9 times more when its neighbours see it too. SpikeInterface's ``matched_filtering`` does
+    the same (Yger et al. 2018, eLife 7:e34518, on templates; here on one usual shape).
+    """
+    fs = recording.sampling_frequency
+    half = to_samples(HALF_MS, fs)
+    near, sweep = distances <= params.radius_um, to_samples(params.exclude_ms, fs)
+    blocks = spread_blocks(cut_blocks(recording.segments, fs), SHAPE_BLOCKS)
+    parts, shapes = [], []
+    for block in blocks:
+        margin = preprocessor.margin
+        raw = read_padded(recording, block.start - margin, block.stop + margin, block.segment)
+        traces = preprocessor.whiten(preprocessor.filter(raw, block))
+        parts.append(traces)
+        shapes.append(_cut_shapes(traces, near, sweep, half, params.peak_sign))
+    found = np.concatenate(shapes)
+    if len(found) >= MIN_SHAPES:
+        shape = np.median(found, axis=0).astype(np.float32)
+    else:
+        shape = (np.arange(-half, half + 1) == 0).astype(np.float32)
+    return MatchedFilter(shape, _measure_mixes(parts, shape, distances))
+
+
+def _cut_shapes(traces: np.ndarray, near: np.ndarray, sweep: int, half: int, peak_sign: str) -> np.ndarray:
+    """Each large spike on its channel, 1 at the peak, (n_spikes, 2 half + 1)."""
+    margin = max(half, sweep)
+    peaks = find_peaks(
+        traces[margin - sweep : len(traces) - margin + sweep],
+        threshold=SHAPE_THRESHOLD,
+        neighbors=near,
+        exclude_sweep=sweep,
+        peak_sign=peak_sign,
+    )
+    steps = peaks.sample_index[:, None] + margin - sweep + np.arange(-half, half + 1)
+    shapes: np.ndarray = traces[steps, peaks.channel_index[:, None]] / peaks.amplitude[:, None]
+    return shapes
+
+
+def _measure_mixes(
+    parts: Sequence[np.ndarray], shape: np.ndarray, distances: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    half = len(shape) // 2
+    thinned = np.concatenate([_correlate(part, shape)[half : len(part) - half : STRIDE] for part in parts])
+    mixes = []
+    for width in WIDTHS_UM:
+        mix = np.exp(-0.5 * (distances / width) ** 2) if width > 0 else np.eye(len(distances))
+        mix = mix.astype(np.float32)
+        mixes.append(mix / measure_noise(thinned @ mix))
+    return tuple(mixes)
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"contract"})
+def _correlate(traces, shape):  # type: ignore[no-untyped-def]
+    """Sum over the shape around each sample, 0 where it would reach beyond the traces."""
+    num_samples, num_channels = traces.shape
+    half = len(shape) // 2
+    sums = np.zeros((num_samples, num_channels), dtype=np.float32)
+    for t in range(half, num_samples - half):
+        for k in range(len(shape)):
+            for c in range(num_channels):
+                sums[t, c] += shape[k] * traces[t - half + k, c]
+    return sums
+
+
+@numba.njit(cache=True, nogil=True)
+def _keep_larger(best, rival):  # type: ignore[no-untyped-def]
+    """Replace each value by the rival's where that is larger without its sign."""
+    for t in range(best.shape[0]):
+        for c in range(best.shape[1]):
+            if abs(rival[t, c]) > abs(best[t, c]):
+                best[t, c] = rival[t, c]
