@@ -195,7 +195,7 @@ def test_noise_has_no_units(num_channels, duration_s, threshold):
     found = sort(make_noise(num_channels, duration_s), params, device="cpu")
     assert found.num_units == 0
     assert len(found.sample_index) == 0
-    assert found.templates.mean.shape == (0, 90, num_channels)
+    assert found.templates.mean.shape == (0, 120, num_channels)
     assert len(found.provenance["warnings"]) == 1
     assert found.provenance["warnings"][0].startswith("No units on shank 0: ")
 

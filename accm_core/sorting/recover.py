@@ -8,7 +8,6 @@ import numpy as np
 from accm_core.params import MatchParams, RunParams, to_samples
 from accm_core.signal.chunks import Block, map_blocks
 from accm_core.signal.preprocess import Preprocessor
-from accm_core.signal.snippets import LANCZOS_TAPS, cut_snippets
 from accm_core.sorting.match import Matches, TemplateBank, match_templates
 from accm_core.sorting.moving import MovingBank
 from accm_core.sorting.templates import MAX_SPIKES, WaveformAverage, WaveformSums, Window, sum_waveforms
@@ -18,8 +17,6 @@ MIN_PROBABILITY = 0.9
 """Of the spikes that a mean waveform is made from."""
 MAX_DEVIATION = 0.35
 """Of their scale from 1."""
-APART = 0.125
-"""Share of a template's length from which on two spikes are told apart well enough to learn from either."""
 
 OVERLAP_MS = 1.0
 """Spikes of two interacting units overlap within this time."""
@@ -62,8 +59,7 @@ def recover_spikes(
     matches : Matches
         In order of time, ``sample_index`` counted in the recording.
     average : WaveformAverage
-        Of some of each unit's spikes with a high probability, if any: of whitened ones without what matching
-        says of other spikes, of band-passed ones those without an overlap.
+        Of some of each unit's spikes: those without an overlap and with a high probability, if any.
     """
     refractory = to_samples(params.refractory_ms, recording.sampling_frequency)
     window = Window(bank.num_before, bank.num_samples)
@@ -76,13 +72,15 @@ def recover_spikes(
         local = bank if moving is None else moving.at(block.start)
         found = match_templates(traces, local, params, refractory=refractory)
         inside = (found.sample_index >= margin) & (found.sample_index < len(traces) - margin)
-        sure = inside & (found.probability > MIN_PROBABILITY)
-        if whitened:
-            rows = first_of_each(found.unit_index, sure & _find_apart(found, local), quota)
-            sums = _sum_alone(traces, found, rows, local, window)
-        else:
-            rows = first_of_each(found.unit_index, sure & find_clean(found, local), quota)
-            sums = _sum_rows(filtered, found, rows, window)
+        clean = inside & (found.probability > MIN_PROBABILITY) & find_clean(found, local)
+        rows = first_of_each(found.unit_index, clean, quota)
+        sums = sum_waveforms(
+            traces if whitened else filtered,
+            found.sample_index[rows],
+            found.offset[rows],
+            found.unit_index[rows],
+            window,
+        )
         kept = found.select(inside)
         return kept.move(block.start - margin), sums
 
@@ -95,49 +93,6 @@ def recover_spikes(
         average.add(sums)
     starts = np.array([segment.start for segment in recording.segments])
     return drop_doubles(Matches.join(parts), refractory, starts), average
-
-
-def rebuild(matches: Matches, bank: TemplateBank, num_samples: int) -> np.ndarray:
-    """What the matches explain: the sum of their templates, (num_samples, n_channels), float32."""
-    total = np.zeros((num_samples, bank.templates.shape[2]), dtype=np.float32)
-    pad = LANCZOS_TAPS + 1
-    length = bank.num_samples + 2 * pad
-    for unit in np.unique(matches.unit_index):
-        own = matches.select(matches.unit_index == unit)
-        channels = np.flatnonzero(bank.templates[unit].any(axis=0))
-        shifted = cut_snippets(
-            np.pad(bank.templates[unit], ((2 * pad, 2 * pad), (0, 0))),
-            np.full(len(own), 2 * pad + bank.num_before),
-            -own.offset,
-            np.tile(channels, (len(own), 1)),
-            num_before=bank.num_before + pad,
-            num_samples=length,
-        )
-        for sample, scale, waveform in zip(own.sample_index, own.scale, shifted, strict=True):
-            first = sample - bank.num_before - pad
-            low, high = max(first, 0), min(first + length, num_samples)
-            if low < high:
-                total[low:high, channels] += scale * waveform[low - first : high - first]
-    return total
-
-
-def _sum_rows(traces: np.ndarray, matches: Matches, rows: np.ndarray, window: Window) -> WaveformSums:
-    return sum_waveforms(
-        traces, matches.sample_index[rows], matches.offset[rows], matches.unit_index[rows], window
-    )
-
-
-def _sum_alone(
-    traces: np.ndarray, matches: Matches, rows: np.ndarray, bank: TemplateBank, window: Window
-) -> WaveformSums:
-    """Sum the waveforms as they would be without the other spikes: what matching leaves, and what it found.
-
-    Their ``total_square`` is that of what is left.
-    """
-    sums = _sum_rows(traces - rebuild(matches, bank, len(traces)), matches, rows, window)
-    scales = np.bincount(matches.unit_index[rows], matches.scale[rows], minlength=len(bank.energy))
-    sums.total[:] += scales[sums.units, None, None].astype(np.float32) * bank.templates[sums.units]
-    return sums
 
 
 def measure_scale_std(matches: Matches, bank: TemplateBank, params: MatchParams) -> np.ndarray:
@@ -173,16 +128,7 @@ def measure_scale_std(matches: Matches, bank: TemplateBank, params: MatchParams)
 
 def find_clean(matches: Matches, bank: TemplateBank) -> np.ndarray:
     """Mask of the spikes of usual size without another one within a template's length, (n,), bool."""
-    return _is_usual(matches) & ~find_overlaps(matches, bank, bank.num_samples)
-
-
-def _find_apart(matches: Matches, bank: TemplateBank) -> np.ndarray:
-    """Mask of the spikes of usual size that matching can tell from those around them, (n,), bool."""
-    return _is_usual(matches) & ~find_overlaps(matches, bank, round(APART * bank.num_samples))
-
-
-def _is_usual(matches: Matches) -> np.ndarray:
-    return np.abs(matches.scale - 1) < MAX_DEVIATION
+    return (np.abs(matches.scale - 1) < MAX_DEVIATION) & ~find_overlaps(matches, bank, bank.num_samples)
 
 
 def find_overlaps(matches: Matches, bank: TemplateBank, reach: int) -> np.ndarray:

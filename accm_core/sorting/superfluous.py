@@ -12,9 +12,10 @@ from scipy import linalg
 from accm_core.params import MatchParams, RunParams, to_samples
 from accm_core.signal.chunks import Block, map_blocks
 from accm_core.signal.preprocess import Preprocessor
+from accm_core.signal.snippets import LANCZOS_TAPS, cut_snippets
 from accm_core.sorting.match import Matches, TemplateBank, match_templates, noise_root
 from accm_core.sorting.prune import find_sums
-from accm_core.sorting.recover import first_of_each, rebuild
+from accm_core.sorting.recover import first_of_each
 from accm_core.types import Recording
 
 SUSPECT = 0.4
@@ -102,6 +103,30 @@ def find_superfluous(
         own = lost[unit_index == unit]
         superfluous[unit] = len(own) >= MIN_LOOKED_AT and np.median(own) < 0
     return superfluous
+
+
+def rebuild(matches: Matches, bank: TemplateBank, num_samples: int) -> np.ndarray:
+    """What the matches explain: the sum of their templates, (num_samples, n_channels), float32."""
+    total = np.zeros((num_samples, bank.templates.shape[2]), dtype=np.float32)
+    pad = LANCZOS_TAPS + 1
+    length = bank.num_samples + 2 * pad
+    for unit in np.unique(matches.unit_index):
+        own = matches.select(matches.unit_index == unit)
+        channels = np.flatnonzero(bank.templates[unit].any(axis=0))
+        shifted = cut_snippets(
+            np.pad(bank.templates[unit], ((2 * pad, 2 * pad), (0, 0))),
+            np.full(len(own), 2 * pad + bank.num_before),
+            -own.offset,
+            np.tile(channels, (len(own), 1)),
+            num_before=bank.num_before + pad,
+            num_samples=length,
+        )
+        for sample, scale, waveform in zip(own.sample_index, own.scale, shifted, strict=True):
+            first = sample - bank.num_before - pad
+            low, high = max(first, 0), min(first + length, num_samples)
+            if low < high:
+                total[low:high, channels] += scale * waveform[low - first : high - first]
+    return total
 
 
 def _energy_left(

@@ -8,8 +8,7 @@ from accm_core.signal.chunks import cut_blocks, read_padded
 from accm_core.signal.preprocess import fit_preprocessor
 from accm_core.sorting import superfluous
 from accm_core.sorting.match import Matches, build_bank, match_templates
-from accm_core.sorting.recover import rebuild
-from accm_core.sorting.superfluous import find_superfluous
+from accm_core.sorting.superfluous import find_superfluous, rebuild
 from accm_core.types import ArrayRecording
 
 FS, DURATION_S, NUM_CHANNELS = 10_000, 12, 6
