@@ -49,10 +49,10 @@ class MotionParams(_Group):
 
 
 class DetectParams(_Group):
-    """From whitened traces to peaks."""
+    """From whitened traces to peaks: where the usual shape of a spike fits well."""
 
     threshold: Annotated[float, Field(ge=2, le=50)] = 5.0
-    """Height a peak must exceed, in multiples of the noise level (MAD)."""
+    """Fit of a spike's usual shape that a peak must exceed, in multiples of its noise level (MAD)."""
     peak_sign: Literal["neg", "pos", "both"] = "neg"
     """Polarity of the peaks that are kept."""
     radius_um: Positive = 75.0

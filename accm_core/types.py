@@ -154,7 +154,7 @@ class Peaks:
     sample_index : ndarray of shape (n_peaks,), int64
     channel_index : ndarray of shape (n_peaks,), int64
     amplitude : ndarray of shape (n_peaks,), float32
-        Noise units (MAD), signed.
+        Noise units (MAD), signed; of the traces in which the peaks were found.
     offset : ndarray of shape (n_peaks,), float32
         Of the extremum between samples from ``sample_index``, -0.5 to 0.5.
     """

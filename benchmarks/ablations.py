@@ -13,7 +13,10 @@ import numpy as np
 from sklearn.decomposition import PCA
 
 from accm_core import pipeline
-from accm_core.params import validate_params
+from accm_core.params import DetectParams, validate_params
+from accm_core.signal import survey
+from accm_core.signal.matched import MatchedFilter
+from accm_core.signal.preprocess import Preprocessor
 from accm_core.sorting import match
 from accm_core.sorting.match import Matches
 from accm_core.sorting.templates import WaveformAverage
@@ -116,6 +119,12 @@ def _find_no_spikes(matches: Matches, *_: object) -> np.ndarray:
     return np.zeros(len(matches), dtype=bool)
 
 
+def _look_at_points(
+    recording: Recording, preprocessor: Preprocessor, distances: np.ndarray, params: DetectParams
+) -> MatchedFilter:
+    return MatchedFilter(np.ones(1, np.float32), (np.eye(len(distances), dtype=np.float32),))
+
+
 @numba.njit(cache=True, nogil=True)
 def _pursue_once(fits, blocked, model):  # type: ignore[no-untyped-def]
     """``match._pursue`` without its revisions: a constant of a compiled function cannot be patched."""
@@ -140,6 +149,10 @@ ABLATIONS = {
     "accm-no-collisions": Ablation(
         "no collisions among the views while adapting (the shipped weights have seen some)",
         {"learn": {"collision_share": 0.0}},
+    ),
+    "accm-no-matched-filter": Ablation(
+        "peaks of the whitened traces themselves",
+        make_patches=lambda: (patch.object(survey, "measure_matched_filter", _look_at_points),),
     ),
     "accm-pca": Ablation("as many principal components instead of the embedding", make_patches=_use_pca),
     "accm-no-matching": Ablation(

@@ -118,6 +118,13 @@ def test_a_unit_of_one_neuron_keeps_its_template():
     np.testing.assert_array_equal(split(session), session[3].templates)
 
 
+def test_what_comes_late_tells_no_neurons_apart():
+    """More than 2 ms after the peak it is other neurons that differ."""
+    late = FIRST.copy()
+    late[47:] += 2.5
+    assert len(split(make_session([FIRST, late]))) == 1
+
+
 def test_no_units_give_no_templates():
     recording, preprocessor, blocks, bank = make_session([FIRST])
     empty = bank.select(np.zeros(1, bool))
