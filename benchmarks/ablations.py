@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 
 from accm_core import pipeline
-from accm_core.params import DetectParams, validate_params
+from accm_core.params import DetectParams, RunParams, validate_params
 from accm_core.signal import survey
 from accm_core.signal.matched import MatchedFilter
 from accm_core.signal.preprocess import Preprocessor
@@ -120,7 +120,11 @@ def _find_no_spikes(matches: Matches, *_: object) -> np.ndarray:
 
 
 def _look_at_points(
-    recording: Recording, preprocessor: Preprocessor, distances: np.ndarray, params: DetectParams
+    recording: Recording,
+    preprocessor: Preprocessor,
+    distances: np.ndarray,
+    params: DetectParams,
+    run: RunParams,
 ) -> MatchedFilter:
     return MatchedFilter(np.ones(1, np.float32), (np.eye(len(distances), dtype=np.float32),))
 

@@ -33,7 +33,7 @@ def sort_pca_kmeans(recording: Recording, num_units: int, seed: int) -> dict[str
     collected = collect_snippets(
         recording,
         preprocessor,
-        measure_matched_filter(recording, preprocessor, distances, params.detect),
+        measure_matched_filter(recording, preprocessor, distances, params.detect, params.run),
         blocks,
         distances,
         nearest_channels(distances, NUM_CHANNELS, RADIUS_UM),

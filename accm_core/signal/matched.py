@@ -1,13 +1,14 @@
 """Whitened traces to how much they look like a spike, which lifts small spikes out of the noise."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numba
 import numpy as np
+from threadpoolctl import threadpool_limits
 
-from accm_core.params import DetectParams, to_samples
-from accm_core.signal.chunks import cut_blocks, read_padded, spread_blocks
+from accm_core.params import DetectParams, RunParams, to_samples
+from accm_core.signal.chunks import Block, cut_blocks, map_blocks, spread_blocks
 from accm_core.signal.detect import find_peaks
 from accm_core.signal.preprocess import Preprocessor, measure_noise
 from accm_core.types import Recording
@@ -67,7 +68,11 @@ class MatchedFilter:
 
 
 def measure_matched_filter(
-    recording: Recording, preprocessor: Preprocessor, distances: np.ndarray, params: DetectParams
+    recording: Recording,
+    preprocessor: Preprocessor,
+    distances: np.ndarray,
+    params: DetectParams,
+    run: RunParams,
 ) -> MatchedFilter:
     """Measure the usual shape of a spike, and what noise makes of it.
 
@@ -78,6 +83,7 @@ def measure_matched_filter(
     distances : ndarray of shape (n_channels, n_channels)
         µm.
     params : DetectParams
+    run : RunParams
 
     Returns
     -------
@@ -88,26 +94,29 @@ def measure_matched_filter(
     -----
     White noise on so many samples and channels adds up to less than a spike does that is seen on all of
     them: the fit of a spike stands out of its noise by 1.3 times more than the spike's peak on one channel,
-    and by 1.6 to 1.9 times more when its neighbours see it too. SpikeInterface's ``matched_filtering`` does
+    and by 1.5 to 1.9 times more when its neighbours see it too. SpikeInterface's ``matched_filtering`` does
     the same (Yger et al. 2018, eLife 7:e34518, on templates; here on one usual shape).
     """
     fs = recording.sampling_frequency
     half = to_samples(HALF_MS, fs)
     near, sweep = distances <= params.radius_um, to_samples(params.exclude_ms, fs)
     blocks = spread_blocks(cut_blocks(recording.segments, fs), SHAPE_BLOCKS)
-    parts, shapes = [], []
-    for block in blocks:
-        margin = preprocessor.margin
-        raw = read_padded(recording, block.start - margin, block.stop + margin, block.segment)
-        traces = preprocessor.whiten(preprocessor.filter(raw, block))
-        parts.append(traces)
-        shapes.append(_cut_shapes(traces, near, sweep, half, params.peak_sign))
-    found = np.concatenate(shapes)
+
+    def walk(look_at: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        def work(block: Block, raw: np.ndarray) -> np.ndarray:
+            return look_at(preprocessor.whiten(preprocessor.filter(raw, block)))
+
+        return np.concatenate(list(map_blocks(work, recording, blocks, margin=preprocessor.margin, run=run)))
+
+    found = walk(lambda traces: _cut_shapes(traces, near, sweep, half, params.peak_sign))
     if len(found) >= MIN_SHAPES:
         shape = np.median(found, axis=0).astype(np.float32)
     else:
         shape = (np.arange(-half, half + 1) == 0).astype(np.float32)
-    return MatchedFilter(shape, _measure_mixes(parts, shape, distances))
+    # read twice, as whitened traces of many channels would fill the memory
+    thinned = walk(lambda traces: _correlate(traces, shape)[half : len(traces) - half : STRIDE])
+    with threadpool_limits(1):  # sums in one order, whatever the number of cores
+        return MatchedFilter(shape, _measure_mixes(thinned, distances))
 
 
 def _cut_shapes(traces: np.ndarray, near: np.ndarray, sweep: int, half: int, peak_sign: str) -> np.ndarray:
@@ -125,16 +134,13 @@ def _cut_shapes(traces: np.ndarray, near: np.ndarray, sweep: int, half: int, pea
     return shapes
 
 
-def _measure_mixes(
-    parts: Sequence[np.ndarray], shape: np.ndarray, distances: np.ndarray
-) -> tuple[np.ndarray, ...]:
-    half = len(shape) // 2
-    thinned = np.concatenate([_correlate(part, shape)[half : len(part) - half : STRIDE] for part in parts])
+def _measure_mixes(course: np.ndarray, distances: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Weights of the channels for each width, of which white noise makes 1."""
     mixes = []
     for width in WIDTHS_UM:
         mix = np.exp(-0.5 * (distances / width) ** 2) if width > 0 else np.eye(len(distances))
         mix = mix.astype(np.float32)
-        mixes.append(mix / measure_noise(thinned @ mix))
+        mixes.append(mix / measure_noise(course @ mix))
     return tuple(mixes)
 
 

@@ -81,7 +81,7 @@ def survey_shank(
         return collect_snippets(
             recording,
             preprocessor,
-            measure_matched_filter(recording, preprocessor, distances, params.detect),
+            measure_matched_filter(recording, preprocessor, distances, params.detect, params.run),
             blocks,
             distances,
             neighborhoods,

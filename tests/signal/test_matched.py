@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from accm_core.params import DetectParams, SignalParams
+from accm_core.params import DetectParams, RunParams, SignalParams
 from accm_core.signal.geometry import channel_distances
 from accm_core.signal.matched import MIN_SHAPES, MatchedFilter, measure_matched_filter
 from accm_core.signal.preprocess import measure_preprocessor
@@ -30,7 +30,9 @@ def make_recording(heights, duration_s=4, sign=1.0):
 def measure(recording, sign="neg"):
     distances = channel_distances(LOCATIONS, has_geometry=True)
     preprocessor = measure_preprocessor(recording, np.arange(8), distances, SignalParams(reference="none"))
-    matched = measure_matched_filter(recording, preprocessor, distances, DetectParams(peak_sign=sign))
+    matched = measure_matched_filter(
+        recording, preprocessor, distances, DetectParams(peak_sign=sign), RunParams()
+    )
     segment = recording.segments[0]
     raw = np.pad(recording.get_traces(segment.start, segment.stop), ((preprocessor.margin,) * 2, (0, 0)))
     return matched, preprocessor.whiten(preprocessor.filter(raw, None))
