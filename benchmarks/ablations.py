@@ -13,10 +13,9 @@ import numpy as np
 from sklearn.decomposition import PCA
 
 from accm_core import pipeline
-from accm_core.params import DetectParams, RunParams, validate_params
+from accm_core.params import validate_params
 from accm_core.signal import survey
 from accm_core.signal.matched import MatchedFilter
-from accm_core.signal.preprocess import Preprocessor
 from accm_core.sorting import match
 from accm_core.sorting.match import Matches
 from accm_core.sorting.templates import WaveformAverage
@@ -120,13 +119,10 @@ def _find_no_spikes(matches: Matches, *_: object) -> np.ndarray:
 
 
 def _look_at_points(
-    recording: Recording,
-    preprocessor: Preprocessor,
-    distances: np.ndarray,
-    params: DetectParams,
-    run: RunParams,
+    recording: Recording, preprocessor: object, distances: np.ndarray, *_: object
 ) -> MatchedFilter:
-    return MatchedFilter(np.ones(1, np.float32), (np.eye(len(distances), dtype=np.float32),))
+    ones = np.ones(len(distances), np.float32)
+    return MatchedFilter(np.ones(1, np.float32), ones, np.diag(ones))
 
 
 @numba.njit(cache=True, nogil=True)

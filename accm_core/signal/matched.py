@@ -21,8 +21,8 @@ SHAPE_THRESHOLD = 6.0
 """Noise levels that a spike exceeds whose shape counts."""
 MIN_SHAPES = 20
 """Spikes that are needed for a usual shape."""
-WIDTHS_UM = (0.0, 20.0)
-"""Reaches of a spike over the channels around its own: on that one alone, and on its neighbours."""
+WIDTH_UM = 20.0
+"""Reach of a spike over the channels around its own (standard deviation of a Gaussian)."""
 STRIDE = 5
 """Of the samples that the noise is measured on."""
 
@@ -35,12 +35,15 @@ class MatchedFilter:
     ----------
     shape : ndarray of shape (n_samples,), float32
         Of a spike on its channel, 1 at the peak; ``n_samples`` is odd.
-    mixes : tuple of ndarray of shape (n_channels, n_channels), float32
-        Weights of the channels around each one, of which that is taken which fits best.
+    alone : ndarray of shape (n_channels,), float32
+        Weight of each channel where a spike is on it alone.
+    joined : ndarray of shape (n_channels, n_channels), float32
+        Weights of the channels around each one, in its column, where they see the spike too.
     """
 
     shape: np.ndarray
-    mixes: tuple[np.ndarray, ...]
+    alone: np.ndarray
+    joined: np.ndarray
 
     @property
     def margin(self) -> int:
@@ -48,7 +51,7 @@ class MatchedFilter:
         return len(self.shape) // 2
 
     def apply(self, traces: np.ndarray) -> np.ndarray:
-        """Fit of the shape.
+        """Fit of the shape on each channel alone or with its neighbours, whichever is larger.
 
         Parameters
         ----------
@@ -61,9 +64,8 @@ class MatchedFilter:
             In units of its own noise, with the sign of the spike; 0 in the margin.
         """
         course = _correlate(traces, self.shape)
-        best = course @ self.mixes[0]
-        for mix in self.mixes[1:]:
-            _keep_larger(best, course @ mix)
+        best: np.ndarray = course * self.alone
+        _keep_larger(best, course @ self.joined)
         return best
 
 
@@ -116,7 +118,9 @@ def measure_matched_filter(
     # read twice, as whitened traces of many channels would fill the memory
     thinned = walk(lambda traces: _correlate(traces, shape)[half : len(traces) - half : STRIDE])
     with threadpool_limits(1):  # sums in one order, whatever the number of cores
-        return MatchedFilter(shape, _measure_mixes(thinned, distances))
+        joined = np.exp(-0.5 * (distances / WIDTH_UM) ** 2).astype(np.float32)
+        joined /= measure_noise(thinned @ joined)
+    return MatchedFilter(shape, 1 / measure_noise(thinned), joined)
 
 
 def _cut_shapes(traces: np.ndarray, near: np.ndarray, sweep: int, half: int, peak_sign: str) -> np.ndarray:
@@ -132,16 +136,6 @@ def _cut_shapes(traces: np.ndarray, near: np.ndarray, sweep: int, half: int, pea
     steps = peaks.sample_index[:, None] + margin - sweep + np.arange(-half, half + 1)
     shapes: np.ndarray = traces[steps, peaks.channel_index[:, None]] / peaks.amplitude[:, None]
     return shapes
-
-
-def _measure_mixes(course: np.ndarray, distances: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Weights of the channels for each width, of which white noise makes 1."""
-    mixes = []
-    for width in WIDTHS_UM:
-        mix = np.exp(-0.5 * (distances / width) ** 2) if width > 0 else np.eye(len(distances))
-        mix = mix.astype(np.float32)
-        mixes.append(mix / measure_noise(course @ mix))
-    return tuple(mixes)
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"})

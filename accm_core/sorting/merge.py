@@ -35,7 +35,7 @@ def merge_clusters(
 
     Two clusters whose templates are alike after a shift are compared as clusters are: their spikes are
     projected on the difference of the templates, on the channels that both see, and merge when the
-    projections have one hump.
+    projections have one hump. Groups of clusters merge when that is so of the largest of each, too.
 
     Parameters
     ----------

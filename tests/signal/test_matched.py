@@ -48,11 +48,11 @@ def planted():
 def test_fit_is_the_largest_of_the_weighted_correlations():
     rng = np.random.default_rng(1)
     traces, shape = rng.normal(size=(60, 3)).astype(np.float32), rng.normal(size=5).astype(np.float32)
-    mixes = tuple(rng.normal(size=(3, 3)).astype(np.float32) for _ in range(2))
+    alone, joined = (rng.normal(size=size).astype(np.float32) for size in (3, (3, 3)))
     course = np.stack([np.correlate(column, shape, "same") for column in traces.T], axis=1)
-    fits = np.stack([course @ mix for mix in mixes])
+    fits = np.stack([course * alone, course @ joined])
     expected = np.take_along_axis(fits, np.abs(fits).argmax(axis=0)[None], axis=0)[0]
-    matched = MatchedFilter(shape, mixes)
+    matched = MatchedFilter(shape, alone, joined)
     found = matched.apply(traces)
     assert matched.margin == 2
     np.testing.assert_allclose(found[2:-2], expected[2:-2], atol=1e-4)
@@ -72,8 +72,8 @@ def test_shape_is_that_of_the_large_spikes(planted):
 def test_small_spikes_stand_out_more_than_on_their_channel(planted):
     matched, traces, samples = planted
     fit = matched.apply(traces)
-    for mix in matched.mixes:
-        quiet = MatchedFilter(matched.shape, (mix,)).apply(traces)
+    for alone, joined in ((matched.alone, 0 * matched.joined), (0 * matched.alone, matched.joined)):
+        quiet = MatchedFilter(matched.shape, alone, joined).apply(traces)
         assert 1.4826 * np.median(np.abs(quiet)) == pytest.approx(1, abs=0.1)
     near = samples[:, None] + np.arange(-3, 4)
     on_channel = np.median(traces[near, 3].min(axis=1))
@@ -92,6 +92,6 @@ def test_without_large_spikes_the_fit_is_the_trace():
     recording, _ = make_recording(np.full(MIN_SHAPES - 1, 20.0))
     matched, traces = measure(recording)
     assert np.count_nonzero(matched.shape) == 1
-    alone = MatchedFilter(matched.shape, matched.mixes[:1])
+    alone = MatchedFilter(matched.shape, matched.alone, 0 * matched.joined)
     inside = slice(matched.margin, -matched.margin)
     np.testing.assert_allclose(alone.apply(traces)[inside], traces[inside], rtol=0.1, atol=0.05)

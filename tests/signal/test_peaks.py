@@ -18,7 +18,8 @@ FS = 10_000
 NOISE_UV = 5.0
 LOCATIONS = np.array([[0.0, 30.0 * k] for k in range(6)])
 SPIKE = -np.exp(-0.5 * (np.arange(-10, 20) / 1.5) ** 2) + 0.3 * np.exp(-0.5 * (np.arange(-17, 13) / 4) ** 2)
-POINT = MatchedFilter(np.ones(1, np.float32), (np.eye(6, dtype=np.float32),))  # the traces themselves
+ONES = np.ones(6, np.float32)
+POINT = MatchedFilter(ONES[:1], ONES, np.diag(ONES))  # the traces themselves
 PLACES = {  # sample -> channel
     400: 2,
     3000: 0,
@@ -138,7 +139,7 @@ def test_peaks_are_those_of_the_fit():
     traces[4990:5020, 1:4] += 26 * SPIKE[:, None]
     recording = ArrayRecording(traces=traces, sampling_frequency=FS, channel_locations=LOCATIONS)
     near = (np.abs(np.subtract.outer(np.arange(6), np.arange(6))) <= 1).astype(np.float32)
-    three = MatchedFilter(POINT.shape, (near / np.sqrt(3, dtype=np.float32),))
+    three = MatchedFilter(POINT.shape, ONES, near / np.sqrt(3, dtype=np.float32))
     assert len(collect(recording, threshold=7)[0]) == 0
     peaks = collect(recording, threshold=7, matched=three)[0].peaks
     assert peaks.sample_index.tolist() == [5000]
