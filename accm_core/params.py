@@ -91,7 +91,7 @@ class LearnParams(_Group):
     """Spikes in a step; each is seen in two views."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
     """Largest learning rate of the one-cycle schedule."""
-    max_spikes: Annotated[int, Field(ge=500)] = 50_000
+    max_spikes: Annotated[int, Field(ge=500)] = 100_000
     """Spikes kept for training and clustering, drawn evenly over the recording."""
     noise_scale: Annotated[float, Field(ge=0, le=3)] = 1.0
     """Strength of the recording's own noise added to a view."""
@@ -144,10 +144,10 @@ class MatchParams(_Group):
     """Template before the peak (ms)."""
     ms_after: Positive = 3.0
     """Template after the peak (ms)."""
-    threshold: Annotated[float, Field(ge=2, le=50)] = 5.0
+    threshold: Annotated[float, Field(ge=2, le=50)] = 4.2
     """Least signal-to-noise ratio of a match."""
-    min_snr: Annotated[float, Field(ge=2, le=50)] = 7.0
-    """Least signal-to-noise ratio of a unit; 2 above the threshold, 2 % of its spikes are missed."""
+    max_missing: Share = 0.3
+    """Largest share of a unit's spikes under the threshold, as those above it tell."""
     min_peak: Annotated[float, Field(ge=0, le=50)] = 3.0
     """Least height of a unit's template on its main channel, in noise levels."""
     scale_std: Annotated[float, Field(ge=0.05, le=1)] = 0.1

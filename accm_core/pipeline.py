@@ -26,11 +26,12 @@ from accm_core.sorting.merge import merge_clusters, merge_duplicates
 from accm_core.sorting.moving import MovingBank
 from accm_core.sorting.prune import (
     find_crowds,
+    find_cut_off,
     find_far_spikes,
+    find_low,
     find_misfits,
     find_rare,
     find_sums,
-    find_weak,
 )
 from accm_core.sorting.recover import measure_scale_std, recover_spikes
 from accm_core.sorting.result import ShankResult, build_sorting
@@ -204,11 +205,12 @@ def _sort_shank(shank: _Shank) -> ShankResult:
             run=params.run,
             device=shank.device,
         )
-    weak = find_weak(bank, average.mean(), preprocessor.noise_levels_uV, params.match)
+    low = find_low(average.mean(), preprocessor.noise_levels_uV, params.match.min_peak)
+    cut_off = find_cut_off(matches, len(bank.energy), params.match)
     num_observed = sum(block.stop - block.start for block in blocks)
     crowds = find_crowds(matches, len(bank.energy), num_observed, fs)
     rare = find_rare(matches, names, params.cluster.min_size)
-    is_unit = ~(weak | rare | crowds | find_misfits(matches, len(bank.energy)))
+    is_unit = ~(low | cut_off | rare | crowds | find_misfits(matches, len(bank.energy)))
     matches = matches.select(~find_far_spikes(matches, len(bank.energy), num_observed, fs))
     matches = matches if moving is None else moving.rescale(matches)
     logger.info("%d units of %d templates", is_unit.sum(), len(is_unit))
@@ -329,12 +331,13 @@ def _refine_templates(
         run=params.run,
         on_block=_report_step(shank, step),
     )
+    observed = sum(block.stop - block.start for block in blocks)
     matches, average = merge_duplicates(
         bank,
         matches,
         average,
         params.merge,
-        observed=sum(block.stop - block.start for block in blocks),
+        observed=observed,
         sampling_frequency=recording.sampling_frequency,
     )
     refined = average.counts > params.cluster.min_size
@@ -344,7 +347,7 @@ def _refine_templates(
     fires = counts > 0
     bank = _build_bank(shank, preprocessor, templates[fires], scale_std[fires])
     max_lag = to_samples(params.match.ms_before, recording.sampling_frequency)
-    is_sum = find_sums(bank, counts[fires], max_lag)
+    is_sum = find_sums(bank, counts[fires], max_lag, observed=observed)
     bank, counts = bank.select(~is_sum), counts[fires][~is_sum]
     superfluous = find_superfluous(
         recording,

@@ -1,4 +1,4 @@
-"""Find templates that are no unit (weak, rare, sums, crowds, misfits) and spikes of far neurons."""
+"""Find templates that are no unit (low, cut off, rare, sums, crowds, misfits) and spikes of far neurons."""
 
 from collections.abc import Sequence
 
@@ -14,6 +14,8 @@ EXPLAINED = 0.96
 """Share of a template's energy that two other units must explain for it to be their sum."""
 MAX_CLOSE_RATIO, MAX_CLOSE_SHARE, MIN_CLOSE = 2.0, 0.05, 20
 """Intervals under ``ISI_THRESHOLD_S`` of a crowd: over what unrelated spikes give, of all, and at least."""
+MISSING_STEP = 0.5
+"""Of the histogram of signal-to-noise ratios that tells how many spikes lie under the threshold."""
 MIN_MEDIAN_SCALE = 0.85
 """A template is the mean of its own spikes: half of them are larger than about this."""
 MIN_GAP_SCORE, MAX_FAR_SCALE = 2.0, 0.8
@@ -23,37 +25,70 @@ BURST_S, MAX_BURSTS = 0.02, 0.2
 spikes are the unit's own."""
 SCALE_TOLERANCE = 0.4
 """In a true sum each of them has about its own amplitude: its scale is this close to 1."""
+MAX_SYNCHRONY = 10.0
+"""Two neurons fire together up to this many times as often as by chance."""
 MIN_DETERMINANT = 1e-3
 """Parts that are more alike than this are one and cannot be fitted both."""
 
 
-def find_weak(
-    bank: TemplateBank,
-    mean: np.ndarray,
-    noise_levels: np.ndarray,
-    params: MatchParams,
-) -> np.ndarray:
-    """Mask of units too small to be recovered, in all or at their peak.
+def find_low(mean: np.ndarray, noise_levels: np.ndarray, min_peak: float) -> np.ndarray:
+    """Mask of units whose mean waveform is too low at its peak.
 
     Parameters
     ----------
-    bank : TemplateBank
     mean : ndarray of shape (n_units, n_samples, n_channels)
         Band-passed mean waveforms, µV; zero for a unit without a clean spike.
     noise_levels : ndarray of shape (n_channels,)
         Of the band-passed traces, µV.
-    params : MatchParams
+    min_peak : float
+        In noise levels.
 
     Returns
     -------
     ndarray of shape (n_units,), bool
     """
     heights = (np.abs(mean).max(axis=1) / noise_levels).max(axis=1, initial=0)
-    return (np.sqrt(bank.energy) < params.min_snr) | ((heights > 0) & (heights < params.min_peak))
+    return (heights > 0) & (heights < min_peak)
+
+
+def find_cut_off(matches: Matches, num_units: int, params: MatchParams) -> np.ndarray:
+    """Mask of units of which too many spikes lie under the threshold, unseen.
+
+    Noise and far neurons give templates whose matches become ever more frequent down to the threshold; the
+    matches of a neuron become rare again before it.
+
+    Parameters
+    ----------
+    matches : Matches
+    num_units : int
+    params : MatchParams
+
+    Returns
+    -------
+    ndarray of shape (n_units,), bool
+
+    Notes
+    -----
+    As SpikeInterface's ``amplitude_cutoff``: what the lower tail of the matches' signal-to-noise ratios lacks
+    of the upper one; half of all where they are nowhere more frequent than at the threshold.
+    """
+    steps = (np.sqrt(matches.gain) - params.threshold) / MISSING_STEP
+    missing = np.zeros(num_units)
+    for unit in np.unique(matches.unit_index):
+        density = np.bincount(np.maximum(steps[matches.unit_index == unit], 0).astype(np.int64))
+        last = np.flatnonzero(density >= density[0])[-1]
+        unseen = density[last + 1 :].sum()
+        missing[unit] = unseen / (density.sum() + unseen) if density.argmax() > 0 else 0.5
+    return missing > params.max_missing
 
 
 def find_sums(
-    bank: TemplateBank, counts: np.ndarray, max_lag: int, *, explained: float = EXPLAINED
+    bank: TemplateBank,
+    counts: np.ndarray,
+    max_lag: int,
+    *,
+    observed: int | None = None,
+    explained: float = EXPLAINED,
 ) -> np.ndarray:
     """Mask of templates that are sums of two others, as clusters of colliding spikes give.
 
@@ -64,6 +99,9 @@ def find_sums(
         Spikes of each unit. Two neurons fire together less often than either does.
     max_lag : int
         Largest delay between the template and either part, samples.
+    observed : int, optional
+        Samples in which the spikes were counted: sums are no more frequent than chance allows. Without it, no
+        more frequent than their parts.
     explained : float
         Share of a template's energy that the others must explain.
 
@@ -77,18 +115,28 @@ def find_sums(
     taken apart one unit after the other often begins with a third that looks like it.
     """
     is_sum = np.zeros(len(bank.energy), dtype=bool)
+    most = 0.0 if observed is None else MAX_SYNCHRONY * (2 * max_lag + 1) / observed
     for unit in np.argsort(counts, kind="stable"):
         parts = np.flatnonzero((bank.pair_row[unit] >= 0) & (counts > counts[unit]) & ~is_sum)
         if len(parts) >= 2:
+            least = counts[unit] / most if most else 0.0
             held = _explain_by_pair(
-                unit, parts, bank.energy, bank.pair_row, bank.correlations, max_lag, SCALE_TOLERANCE
+                unit,
+                parts,
+                counts,
+                least,
+                bank.energy,
+                bank.pair_row,
+                bank.correlations,
+                max_lag,
+                SCALE_TOLERANCE,
             )
             is_sum[unit] = held >= explained * bank.energy[unit]
     return is_sum
 
 
 @numba.njit(cache=True, nogil=True)
-def _explain_by_pair(unit, parts, energy, pair_row, correlations, max_lag, tolerance):  # type: ignore[no-untyped-def]
+def _explain_by_pair(unit, parts, counts, least, energy, pair_row, correlations, max_lag, tolerance):  # type: ignore[no-untyped-def]
     """Energy of the unit's template that the best sum of two parts explains."""
     middle = correlations.shape[1] // 2
     best = 0.0
@@ -97,6 +145,8 @@ def _explain_by_pair(unit, parts, energy, pair_row, correlations, max_lag, toler
         own = energy[first]
         for j in range(i):
             second = parts[j]
+            if counts[first] * counts[second] < least:
+                continue
             other, row = energy[second], pair_row[first, second]
             for lag in range(-max_lag, max_lag + 1):
                 fit = correlations[pair_row[unit, first], middle + lag]

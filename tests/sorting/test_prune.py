@@ -9,16 +9,18 @@ from accm_core.sorting.prune import (
     MIN_CLOSE,
     MIN_MEDIAN_SCALE,
     find_crowds,
+    find_cut_off,
     find_far_spikes,
+    find_low,
     find_misfits,
     find_rare,
     find_sums,
-    find_weak,
 )
 
 NUM_BEFORE, NUM_SAMPLES, NUM_CHANNELS = 30, 90, 8
 WHITE = np.r_[1.0, np.zeros(99)]
 TIME = np.arange(NUM_SAMPLES) - NUM_BEFORE
+OBSERVED = 500_000
 
 
 def unit(depth, width, place, delay=0.0):
@@ -41,7 +43,7 @@ def make_bank(templates):
 def sums_among(templates, counts=None):
     """The later a template stands, the rarer it is, unless its counts are given."""
     counts = 1000 - np.arange(len(templates)) if counts is None else np.array(counts)
-    return find_sums(make_bank(templates), counts, max_lag=30).tolist()
+    return find_sums(make_bank(templates), counts, max_lag=30, observed=OBSERVED).tolist()
 
 
 def test_true_units_are_no_sums():
@@ -70,11 +72,19 @@ def test_what_fires_more_often_than_its_parts_is_no_sum():
     assert sums_among([*UNITS, total], [900, 300, 800, 300]) == [False] * 4
 
 
+def test_what_fires_far_more_often_than_its_parts_meet_is_no_sum():
+    """By chance 900 and 600 spikes are within 30 samples of each other 66 times."""
+    total = UNITS[0] + unit(*B, delay=4)
+    assert sums_among([*UNITS, total], [900, 600, 800, 590]) == [False, False, False, True]
+    bank, counts = make_bank([*UNITS, total]), np.array([900, 600, 800, 590])
+    assert find_sums(bank, counts, max_lag=30, observed=600_000).tolist() == [False] * 4
+
+
 def test_parts_farther_apart_than_the_lag_are_not_tried():
     total = UNITS[0] + unit(*B, delay=20)
     bank, counts = make_bank([*UNITS, total]), np.array([900, 300, 800, 200])
-    assert find_sums(bank, counts, max_lag=25).tolist() == [False, False, False, True]
-    assert find_sums(bank, counts, max_lag=15).tolist() == [False] * 4
+    assert find_sums(bank, counts, max_lag=25, observed=OBSERVED).tolist() == [False, False, False, True]
+    assert find_sums(bank, counts, max_lag=15, observed=OBSERVED).tolist() == [False] * 4
 
 
 def test_several_sums_are_found_and_do_not_explain_each_other_away():
@@ -100,33 +110,52 @@ def test_what_is_not_the_sum_of_units_stays(other):
 def test_one_unit_or_none():
     assert sums_among(UNITS[:1]) == [False]
     empty = make_bank(UNITS).select(np.zeros(3, bool))
-    assert find_sums(empty, np.zeros(0, np.int64), 30).tolist() == []
-    assert weak_among([], bank=empty) == []
+    assert find_sums(empty, np.zeros(0, np.int64), 30, observed=OBSERVED).tolist() == []
 
 
-def weak_among(heights, bank, **changes):
+def low_among(heights, min_peak):
     """Of units that are that high on one channel whose noise is 4 µV; the others' noise is 8."""
     mean = np.zeros((len(heights), NUM_SAMPLES, NUM_CHANNELS), np.float32)
     mean[:, NUM_BEFORE, 2] = heights
     noise = np.full(NUM_CHANNELS, 8.0)
     noise[2] = 4.0
-    return find_weak(bank, mean, noise, MatchParams(**changes)).tolist()
+    return find_low(mean, noise, min_peak).tolist()
 
 
-def test_weak_units_are_told_by_their_signal_to_noise_ratio():
-    shape = unit(1, 4.0, 3)
-    snr = np.sqrt(make_bank([shape]).energy[0])
-    bank = make_bank([level / snr * shape for level in (2, 6.9, 7.1, 30)])
-    assert weak_among([-100] * 4, bank, min_snr=7) == [True, True, False, False]
-    assert weak_among([-100] * 4, bank, min_snr=3) == [True, False, False, False]
-
-
-def test_weak_units_are_told_by_their_height():
+def test_low_units_are_told_by_their_height():
     """A unit whose spikes all overlap has no mean waveform; that is no reason to drop it."""
-    bank = make_bank([UNITS[2]] * 5)
     heights = [-11.9, -12.1, 12.1, -100, 0]
-    assert weak_among(heights, bank, min_peak=3) == [True, False, False, False, False]
-    assert weak_among(heights, bank, min_peak=3.1) == [True, True, True, False, False]
+    assert low_among(heights, 3) == [True, False, False, False, False]
+    assert low_among(heights, 3.1) == [True, True, True, False, False]
+    assert low_among([], 3) == []
+
+
+def cut_off_among(snrs, **changes):
+    """Of units whose matches have these signal-to-noise ratios; those under the threshold are not seen."""
+    params = MatchParams(**changes)
+    seen = [snr[snr > params.threshold] for snr in snrs]
+    unit_index = np.repeat(np.arange(len(seen)), [len(snr) for snr in seen])
+    order = np.random.default_rng(1).permutation(len(unit_index))
+    zeros = np.zeros(len(unit_index), np.float32)
+    gain = (np.concatenate(seen)[order] ** 2).astype(np.float32)
+    matches = Matches(np.arange(len(unit_index)), zeros, unit_index[order], zeros, gain, zeros)
+    return find_cut_off(matches, len(snrs), params).tolist()
+
+
+def test_units_are_cut_off_where_their_spikes_pile_up_at_the_threshold():
+    rng = np.random.default_rng(0)
+    neurons = [rng.normal(snr, 1, 2000) for snr in (5.3, 6, 12)]
+    neurons += [rng.normal(3.5, 1, 8000), np.abs(rng.normal(0, 1, 2_000_000)), 4 + rng.exponential(1, 2000)]
+    assert cut_off_among(neurons, threshold=4.2) == [False] * 3 + [True] * 3
+    assert cut_off_among(neurons[:3], threshold=6) == [True, True, False]
+    assert cut_off_among(neurons, threshold=4.2, max_missing=0.01)[:3] == [True, True, False]
+
+
+def test_collisions_far_above_and_units_without_a_spike_are_not_cut_off():
+    rng = np.random.default_rng(0)
+    colliding = np.concatenate([rng.normal(7, 1.3, 900), 7 + rng.exponential(4, 60)])
+    assert cut_off_among([colliding, np.zeros(0), np.full(3, 9.0)]) == [False] * 3
+    assert find_cut_off(Matches.empty(), 2, MatchParams()).tolist() == [False, False]
 
 
 def test_misfits_match_what_is_smaller_than_they_are():
