@@ -192,6 +192,10 @@ def _sort_shank(shank: _Shank) -> ShankResult:
         moving=moving,
         on_block=shank.report("match"),
     )
+    num_observed = sum(block.stop - block.start for block in blocks)
+    matches, average = merge_duplicates(
+        bank, matches, average, params.merge, observed=num_observed, sampling_frequency=fs
+    )
     names: tuple[str, ...] = ("",) * len(bank.energy)
     if placed is not None:
         names, matches, average = identify_units(
@@ -206,12 +210,11 @@ def _sort_shank(shank: _Shank) -> ShankResult:
             device=shank.device,
         )
     low = find_low(average.mean(), preprocessor.noise_levels_uV, params.match.min_peak)
-    cut_off = find_cut_off(matches, len(bank.energy), params.match)
-    num_observed = sum(block.stop - block.start for block in blocks)
     crowds = find_crowds(matches, len(bank.energy), num_observed, fs)
     rare = find_rare(matches, names, params.cluster.min_size)
-    is_unit = ~(low | cut_off | rare | crowds | find_misfits(matches, len(bank.energy)))
+    misfits = find_misfits(matches, len(bank.energy))
     matches = matches.select(~find_far_spikes(matches, len(bank.energy), num_observed, fs))
+    is_unit = ~(low | rare | crowds | misfits | find_cut_off(matches, len(bank.energy), params.match))
     matches = matches if moving is None else moving.rescale(matches)
     logger.info("%d units of %d templates", is_unit.sum(), len(is_unit))
     if not is_unit.any():

@@ -78,7 +78,7 @@ def find_cut_off(matches: Matches, num_units: int, params: MatchParams) -> np.nd
         density = np.bincount(np.maximum(steps[matches.unit_index == unit], 0).astype(np.int64))
         last = np.flatnonzero(density >= density[0])[-1]
         unseen = density[last + 1 :].sum()
-        missing[unit] = unseen / (density.sum() + unseen) if density.argmax() > 0 else 0.5
+        missing[unit] = unseen / (density.sum() + unseen) if last > 0 else 0.5
     return missing > params.max_missing
 
 
