@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from accm_core import pipeline
 from accm_core.errors import ParamsError, RecordingError
 from accm_core.evaluate import evaluate
 from accm_core.params import SorterParams, validate_params
@@ -109,6 +110,24 @@ def test_units_of_a_dense_probe_are_found_and_only_they_are_good(seed):
     assert result.accuracy.min() > MIN_ACCURACY, str(result)
     good = {str(u) for u, label in zip(found.unit_ids, found.labels, strict=True) if label == "good"}
     assert good.isdisjoint(result.false_names), str(result)
+
+
+def test_a_neuron_that_keeps_two_templates_is_one_unit(monkeypatch):
+    """As drift may leave it: the spikes go to either of two shapes, and no two of them are close."""
+    refine, last_step = pipeline._refine_templates, 3
+
+    def refine_and_double(shank, preprocessor, bank, *, step):
+        bank = refine(shank, preprocessor, bank, step=step)
+        if step < last_step:
+            return bank
+        change = np.random.default_rng(0).normal(0, 0.06, bank.templates.shape)
+        both = np.concatenate([bank.templates + change, bank.templates - change])
+        return pipeline._build_bank(shank, preprocessor, both.astype(np.float32))
+
+    monkeypatch.setattr(pipeline, "_refine_templates", refine_and_double)
+    monkeypatch.setattr(pipeline, "_track_units", lambda *args, **kwargs: None)
+    recording, truth = make_session(duration_s=30, rate_hz=25.0)
+    assert_all_found(sort(recording, make_params(), device="cpu"), truth)
 
 
 def test_shuffled_truth_fails_the_same_check(session, sorting):

@@ -33,6 +33,9 @@ STRIDE = 5
 """Of the samples, every fifth is enough for levels and covariances: neighbours repeat each other."""
 NUM_LAGS = 192
 """Lags of the autocovariance, samples: the longest template that can be matched."""
+OUTSIDE_BAND = 0.04
+"""Share of the noise's variance that counts as white besides, where a median is subtracted: a median is not
+within the band, and what of it lies outside is the same on all channels, for templates over many to match."""
 SHRINKAGE = 0.02
 """Share of the mean variance added to the covariance's diagonal, so that its inverse stays tame."""
 
@@ -178,6 +181,7 @@ def fit_preprocessor(
         thinned, noise_levels, distances[np.ix_(is_good, is_good)], params.whiten_radius_um
     )
     autocovariance = measure_autocovariance(traces, whitening)
+    autocovariance[0] *= 1 + OUTSIDE_BAND * use_median
     return Preprocessor(
         bandpass, good, channels[~is_good], use_median, noise_levels, whitening, autocovariance, motion
     )
