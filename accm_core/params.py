@@ -146,7 +146,7 @@ class MatchParams(_Group):
     """Template after the peak (ms)."""
     threshold: Annotated[float, Field(ge=2, le=50)] = 4.2
     """Least signal-to-noise ratio of a match."""
-    max_missing: Share = 0.3
+    max_missing: Share = 0.2
     """Largest share of a unit's spikes under the threshold, as those above it tell."""
     min_peak: Annotated[float, Field(ge=0, le=50)] = 3.0
     """Least height of a unit's template on its main channel, in noise levels."""
