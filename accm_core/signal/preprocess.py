@@ -58,7 +58,7 @@ class Preprocessor:
     whitening : ndarray of shape (n_channels, n_channels), float32
         ``filtered @ whitening`` has noise level 1 on each channel.
     autocovariance : ndarray of shape (NUM_LAGS,), float64
-        Of the whitened noise, at lags of 0, 1, 2, ... samples.
+        Of the whitened noise, at lags of 0, 1, 2, ... samples, with ``OUTSIDE_BAND`` where it applies.
     motion : Motion or None
         None where the tissue is still.
     """

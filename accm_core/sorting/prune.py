@@ -115,11 +115,11 @@ def find_sums(
     taken apart one unit after the other often begins with a third that looks like it.
     """
     is_sum = np.zeros(len(bank.energy), dtype=bool)
-    most = 0.0 if observed is None else MAX_SYNCHRONY * (2 * max_lag + 1) / observed
+    meetings = np.inf if observed is None else MAX_SYNCHRONY * (2 * max_lag + 1) / observed
     for unit in np.argsort(counts, kind="stable"):
         parts = np.flatnonzero((bank.pair_row[unit] >= 0) & (counts > counts[unit]) & ~is_sum)
         if len(parts) >= 2:
-            least = counts[unit] / most if most else 0.0
+            least = counts[unit] / meetings
             held = _explain_by_pair(
                 unit,
                 parts,
