@@ -24,6 +24,8 @@ NOISE_HEIGHT = 3.0
 """Peak to peak of what noise leaves on a channel around a peak (noise units); it carries no place."""
 MIN_PEAKS = 100
 """Of a time that DREDge compares with others: blocks with fewer are taken together, or it makes drift up."""
+DEPTH_SMOOTHING_UM = 3.0
+"""Of the image of depth over time that DREDge compares with itself: depths are no more exact than this."""
 MAX_TIMES = 300
 """Times that DREDge compares at once; more are solved in parts, each held to the one before."""
 KRIGING_PITCHES = 1.5
@@ -171,6 +173,8 @@ def estimate_motion(
             rigid=bool(np.ptp(along[:, 1]) < MIN_NONRIGID_SPAN_UM),
             win_step_um=WINDOW_STEP_UM,
             win_scale_um=WINDOW_SCALE_UM,
+            avg_in_bin=True,  # of the heights: their sum would follow the neurons' rates
+            histogram_depth_smooth_um=DEPTH_SMOOTHING_UM,
             batching_mode="full" if num_parts == 1 else "online",
             chunk_len_s=-(-len(times) // num_parts),  # equal parts
             device="cpu",
