@@ -16,6 +16,9 @@ from accm_core.types import KnownUnits, Recording, main_channels
 
 MAX_RATE_ERROR = 1e-3
 """Share by which the sampling frequency may differ from that of the units: half a sample at a spike's end."""
+OUTSIDE_BAND = 0.04
+"""Share of the noise's variance that counts as white besides, where a median is subtracted: there is no time
+ahead to band-pass the median as well, and what of it is not within the band is the same on all channels."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +111,12 @@ def make_plan(
             continue
         here = np.where(places >= 0, templates[own][:, :, places], np.float32(0.0))
         whitened = silence_channels(preprocessor.whiten(here))
+        autocovariance = preprocessor.autocovariance.copy()
+        autocovariance[0] *= 1 + OUTSIDE_BAND * preprocessor.use_median
         bank = build_bank(
             whitened,
             units.num_before,
-            preprocessor.autocovariance,
+            autocovariance,
             np.full(len(own), params.match.scale_std),
         )
         scale_std = _scale_std(units.spread[own], bank.energy, params.match)

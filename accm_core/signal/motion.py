@@ -120,7 +120,10 @@ def shank_axis(channel_locations: np.ndarray) -> int:
 
 
 def estimate_motion(
-    depths: PeakDepths, block_centers: np.ndarray, channel_locations: np.ndarray
+    depths: PeakDepths,
+    block_centers: np.ndarray,
+    channel_locations: np.ndarray,
+    before: Motion | None = None,
 ) -> Motion | None:
     """Estimate the displacement over time from the depths of peaks.
 
@@ -131,6 +134,9 @@ def estimate_motion(
         Samples.
     channel_locations : ndarray of shape (n_channels, 2), float64
         µm.
+    before : Motion, optional
+        What the traces were corrected for; what is found is added to it. Depths are drawn to the channels,
+        most of all where tissue moves far, so what a first estimate leaves is found better by a second.
 
     Returns
     -------
@@ -180,6 +186,10 @@ def estimate_motion(
             device="cpu",
         )
     displacement = np.asarray(found.displacement[0], dtype=np.float64)
+    if before is not None:
+        displacement += np.stack(
+            [np.interp(times, before.sample_index, c) for c in before.displacement_um.T], axis=1
+        )
     low, high = np.percentile(displacement, [1, 99], axis=0)
     if not (high - low).max() >= MIN_RANGE_UM:
         return None

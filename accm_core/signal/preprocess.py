@@ -33,9 +33,6 @@ STRIDE = 5
 """Of the samples, every fifth is enough for levels and covariances: neighbours repeat each other."""
 NUM_LAGS = 192
 """Lags of the autocovariance, samples: the longest template that can be matched."""
-OUTSIDE_BAND = 0.04
-"""Share of the noise's variance that counts as white besides, where a median is subtracted: a median is not
-within the band, and what of it lies outside is the same on all channels, for templates over many to match."""
 SHRINKAGE = 0.02
 """Share of the mean variance added to the covariance's diagonal, so that its inverse stays tame."""
 
@@ -58,7 +55,7 @@ class Preprocessor:
     whitening : ndarray of shape (n_channels, n_channels), float32
         ``filtered @ whitening`` has noise level 1 on each channel.
     autocovariance : ndarray of shape (NUM_LAGS,), float64
-        Of the whitened noise, at lags of 0, 1, 2, ... samples, with ``OUTSIDE_BAND`` where it applies.
+        Of the whitened noise, at lags of 0, 1, 2, ... samples.
     motion : Motion or None
         None where the tissue is still.
     """
@@ -75,7 +72,7 @@ class Preprocessor:
     @property
     def margin(self) -> int:
         """Samples that ``filter`` drops at each end."""
-        return self.bandpass.margin
+        return _margin(self.bandpass, self.use_median)
 
     def filter(self, raw: np.ndarray, block: Block) -> np.ndarray:
         """Band-pass, reference and correct for motion.
@@ -102,10 +99,24 @@ class Preprocessor:
 
 
 def _filter(traces: np.ndarray, bandpass: Bandpass, use_median: bool) -> np.ndarray:
-    filtered = bandpass.apply(traces)[bandpass.margin : len(traces) - bandpass.margin]
+    """Band-pass and reference; a median of band-passed channels is not itself within the band.
+
+    What of it lies outside would be the only signal there, the same on all channels, and templates over many
+    channels would match it.
+    """
+    filtered, margin = bandpass.apply(traces), _margin(bandpass, use_median)
     if use_median:
-        filtered -= median_over_channels(filtered)[:, None]
-    return filtered
+        filtered -= bandpass.apply(median_over_channels(filtered)[:, None])
+    return filtered[margin : len(traces) - margin]
+
+
+def _wants_median(params: SignalParams, num_channels: int) -> bool:
+    many = num_channels >= MIN_CHANNELS_FOR_REFERENCE
+    return params.reference == "median" or (params.reference == "auto" and many)
+
+
+def _margin(bandpass: Bandpass, use_median: bool) -> int:
+    return bandpass.margin * (2 if use_median else 1)
 
 
 def measure_preprocessor(
@@ -118,7 +129,7 @@ def measure_preprocessor(
 ) -> Preprocessor:
     """Measure a shank's noise on some seconds spread over the recording; as ``fit_preprocessor``."""
     fs = recording.sampling_frequency
-    margin = make_bandpass(params, fs).margin
+    margin = _margin(make_bandpass(params, fs), _wants_median(params, len(channels)))
     blocks = spread_blocks(cut_blocks(recording.segments, fs), NOISE_BLOCKS)
     raw = [read_padded(recording, b.start - margin, b.stop + margin, b.segment) for b in blocks]
     return fit_preprocessor(raw, channels, distances, params, fs, motion, blocks, device)
@@ -139,7 +150,7 @@ def fit_preprocessor(
     Parameters
     ----------
     raw_blocks : list of ndarray of shape (n_samples, n_channels_of_recording), float32
-        µV, each with the filter's margin on both sides.
+        µV, each with the filter's margin on both sides, twice where a median is taken.
     channels : ndarray of shape (n_channels,), int64
         The shank's channels.
     distances : ndarray of shape (n_channels, n_channels)
@@ -169,9 +180,7 @@ def fit_preprocessor(
             "Check that the recording holds neural data and that its conversion is not zero."
         )
     good = channels[is_good]
-    use_median = params.reference == "median" or (
-        params.reference == "auto" and len(good) >= MIN_CHANNELS_FOR_REFERENCE
-    )
+    use_median = _wants_median(params, len(good))
     traces = [_filter(raw[:, good], bandpass, use_median) for raw in raw_blocks]
     if motion is not None:
         traces = [motion.correct(part, block) for part, block in zip(traces, blocks, strict=True)]
@@ -181,7 +190,6 @@ def fit_preprocessor(
         thinned, noise_levels, distances[np.ix_(is_good, is_good)], params.whiten_radius_um
     )
     autocovariance = measure_autocovariance(traces, whitening)
-    autocovariance[0] *= 1 + OUTSIDE_BAND * use_median
     return Preprocessor(
         bandpass, good, channels[~is_good], use_median, noise_levels, whitening, autocovariance, motion
     )

@@ -104,5 +104,9 @@ def survey_shank(
                 recording, channels, all_distances, params.signal, motion, device
             )
             collected = walk(preprocessor, "motion")
+            motion = estimate_motion(collected.depths, centers, locations, before=motion)
+            preprocessor = measure_preprocessor(
+                recording, channels, all_distances, params.signal, motion, device
+            )
     report("motion")(1.0)
     return Survey(preprocessor, neighborhoods, collected.snippets, collected.noise)

@@ -20,6 +20,9 @@ LOST_IN_NOISE = 3.0
 """Difference of two templates, in noise levels, that spikes cannot show."""
 ALIKE, MIN_CHANNELS_TO_TELL = 0.98, 8
 """Cosine of two templates, seen on so many channels, that no two neurons have: they would be at one place."""
+ALIKE_IN_TURNS, MIN_TOGETHER, MAX_TOGETHER = 0.94, 20, 0.5
+"""The same where the two take turns, as one neuron's templates here and there do when tissue moves. Pairs of
+spikes in the same second that chance must give to see that, and the share of them up to which it is so."""
 
 
 def merge_clusters(
@@ -127,7 +130,8 @@ def merge_duplicates(
     -----
     Two independent units fire into each other's refractory time as chance has it; the halves of one
     neuron do not. Where too few such pairs are expected to tell, only templates whose difference, apart
-    from their amplitudes, is lost in the noise are merged, and those nearly the same on many channels.
+    from their amplitudes, is lost in the noise are merged, and those nearly the same on many channels: less
+    nearly where the units take turns.
     """
     max_lag = to_samples(params.max_lag_ms, sampling_frequency)
     similarity, lag = compare_templates(bank, max_lag)
@@ -146,7 +150,10 @@ def merge_duplicates(
             same = count_pairs(trains[0], trains[1], window) <= MAX_SHARE * expected
         else:
             channels = np.count_nonzero(bank.weights[larger].any(axis=0))
-            nearly = similarity[one, other] >= ALIKE and channels >= MIN_CHANNELS_TO_TELL
+            alike = (
+                ALIKE_IN_TURNS if _take_turns(trains[0], trains[1], observed, sampling_frequency) else ALIKE
+            )
+            nearly = similarity[one, other] >= alike and channels >= MIN_CHANNELS_TO_TELL
             same = bool(nearly or difference <= LOST_IN_NOISE**2)
         if same:
             ratio = similarity[one, other] * np.sqrt(bank.energy[smaller] / bank.energy[larger])
@@ -174,6 +181,15 @@ def count_pairs(first: np.ndarray, second: np.ndarray, window: tuple[int, int]) 
             ).sum()
         )
     return total
+
+
+def _take_turns(first: np.ndarray, second: np.ndarray, observed: int, sampling_frequency: float) -> bool:
+    """Whether two trains fire in the same second much less often than chance has it."""
+    seconds = [np.asarray(train // sampling_frequency, dtype=np.int64) for train in (first, second)]
+    length = 1 + max(int(s.max(initial=0)) for s in seconds)
+    together = np.bincount(seconds[0], minlength=length) @ np.bincount(seconds[1], minlength=length)
+    expected = len(first) * len(second) * sampling_frequency / observed
+    return bool(expected >= MIN_TOGETHER and together <= MAX_TOGETHER * expected)
 
 
 def compare_templates(bank: TemplateBank, max_lag: int) -> tuple[np.ndarray, np.ndarray]:

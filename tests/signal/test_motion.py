@@ -50,6 +50,40 @@ def test_a_planted_displacement_is_found():
 
 
 @pytest.mark.parametrize("seed", [0, 1])
+def test_depths_drawn_to_the_channels_and_uneven_rates_do_little_harm(seed):
+    """The image of depth over time then looks alike after a shift by the channels' pitch."""
+    rng = np.random.default_rng(seed)
+    planted = zigzag(np.arange(120))
+    depths = make_depths(planted, num_neurons=40, seed=seed)
+    places = np.random.default_rng(seed).uniform(0, 300, 40)
+    neuron = np.abs((depths.depth_um - planted[depths.block_index])[:, None] - places).argmin(axis=1)
+    rates = np.exp(rng.normal(0, 0.5, 40))
+    kept = rng.random(len(neuron)) < rates[neuron] / rates.max()
+    drawn = depths.depth_um - 2.5 * np.sin(2 * np.pi * depths.depth_um / 20)
+    uneven = PeakDepths(depths.block_index[kept], drawn[kept], depths.height[kept])
+    motion = estimate_motion(uneven, CENTERS, LOCATIONS)
+    assert motion is not None
+    error = np.array([motion.displacement_at(center)[16] for center in CENTERS]) - planted
+    assert np.std(error) < 1.4
+
+
+def test_what_a_first_estimate_leaves_is_added_to_it():
+    planted = zigzag(np.arange(120))
+    first = estimate_motion(make_depths(planted), CENTERS, LOCATIONS)
+    left = 0.2 * planted[::2]
+    depths = make_depths(np.repeat(left, 2), seed=1)
+    # every other block is empty: times are fewer than before
+    kept = depths.block_index % 2 == 0
+    thinned = PeakDepths(depths.block_index[kept], depths.depth_um[kept], depths.height[kept])
+    second = estimate_motion(thinned, CENTERS, LOCATIONS, before=first)
+    assert first is not None
+    assert second is not None
+    assert len(second.sample_index) < len(first.sample_index)
+    added = [second.displacement_at(c)[16] - first.displacement_at(c)[16] for c in CENTERS]
+    assert np.std(added - 0.2 * planted) < 1.0
+
+
+@pytest.mark.parametrize("seed", [0, 1])
 def test_few_peaks_make_no_drift_up_and_still_show_it(seed):
     rng, num_blocks = np.random.default_rng(seed), 200
     centers = 30_000 * (np.arange(num_blocks) + 0.5)

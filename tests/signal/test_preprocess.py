@@ -184,6 +184,16 @@ def test_the_reference_removes_what_all_channels_share():
     np.testing.assert_allclose(with_hum, without, atol=0.02)
 
 
+def test_nothing_is_left_outside_the_band():
+    """A median of band-passed channels has parts above the band, the same on all channels."""
+    raw = np.random.default_rng(0).normal(0, 8, (60_000, 32)).astype(np.float32)
+    preprocessor = fit([raw])
+    assert preprocessor.use_median
+    filtered = preprocessor.filter(raw, ANYWHERE)
+    frequencies, power = signal.welch(filtered.mean(axis=1), FS, nperseg=512)
+    assert power[frequencies > 10_000].max() < 1e-3 * power[frequencies < 5_000].max()
+
+
 def test_filtered_and_whitened_traces():
     raw = [correlated_noise(seed=k) for k in range(2)]
     preprocessor = fit(raw, distances=LINE)

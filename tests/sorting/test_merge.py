@@ -219,6 +219,32 @@ def test_with_few_spikes_many_channels_tell_that_nearly_the_same_is_one(num_chan
     assert (len(set(matches.unit_index.tolist())) == 1) is merged
 
 
+@pytest.mark.parametrize(
+    ("in_turns", "num_spikes", "merged"), [(True, 160, True), (False, 160, False), (True, 40, False)]
+)
+def test_units_that_take_turns_may_be_less_alike(in_turns, num_spikes, merged):
+    """One neuron that moves to and fro, 20 s here and 20 s there; and two that fire all the time."""
+    rng = np.random.default_rng(0)
+    samples = np.sort(rng.choice(120 * FS // 90, 2 * num_spikes, replace=False) * 90)
+    here = samples // (20 * FS) % 2 == 0 if in_turns else rng.random(2 * num_spikes) < 0.5
+    one = 40 * np.outer(-np.exp(-0.5 * (TIME / 4.0) ** 2), np.linspace(1, 0.5, 10))
+    other = 40 * np.outer(-np.exp(-0.5 * (TIME / 5.7) ** 2), np.linspace(1, 0.2, 10))
+    bank = make_bank([one, other])
+    similarity, _ = compare_templates(bank, MAX_LAG)
+    assert 0.95 < similarity[0, 1] < 0.98
+    average = WaveformAverage(2, NUM_SAMPLES, 10)
+    average.counts += [here.sum(), (~here).sum()]
+    matches, _ = merge_duplicates(
+        bank,
+        make_matches([samples[here], samples[~here]]),
+        average,
+        MergeParams(),
+        observed=120 * FS,
+        sampling_frequency=FS,
+    )
+    assert (len(set(matches.unit_index.tolist())) == 1) is merged
+
+
 def test_the_smaller_goes_to_the_larger_wherever_it_stands():
     trains = halves(np.random.default_rng(0), share=0.2)
     matches, average = merge_trains([A, A], trains)
