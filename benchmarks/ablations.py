@@ -94,12 +94,9 @@ def _keep_clusters() -> Patches:
         patch.object(pipeline, "_split_templates", _leave),
         patch.object(pipeline, "_track_units", lambda *_, **__: None),
         patch.object(pipeline, "recover_spikes", recover),
-        patch.object(pipeline, "find_cut_off", _cut_none_off),  # peaks have no size that it could judge
+        # peaks have no size that it could judge
+        patch.object(pipeline, "find_cut_off", lambda _, num_units, __: np.zeros(num_units, dtype=bool)),
     )
-
-
-def _cut_none_off(matches: Matches, num_units: int, *_: object) -> np.ndarray:
-    return np.zeros(num_units, dtype=bool)
 
 
 def _leave(

@@ -81,8 +81,12 @@ class Motion:
 
     def displacement_at(self, sample: float) -> np.ndarray:
         """Displacement at each channel, (n_channels,), µm."""
+        return np.interp(self.channel_locations[:, self.axis], self.window_um, self.in_windows(sample))
+
+    def in_windows(self, sample: float | np.ndarray) -> np.ndarray:
+        """Displacement in each window, µm, the windows along the last axis."""
         by_window = [np.interp(sample, self.sample_index, course) for course in self.displacement_um.T]
-        return np.interp(self.channel_locations[:, self.axis], self.window_um, by_window)
+        return np.stack(by_window, axis=-1)
 
     def correct(self, traces: np.ndarray, block: Block) -> np.ndarray:
         """Traces of a block as they would be at rest, same shape, float32."""
@@ -187,9 +191,7 @@ def estimate_motion(
         )
     displacement = np.asarray(found.displacement[0], dtype=np.float64)
     if before is not None:
-        displacement += np.stack(
-            [np.interp(times, before.sample_index, c) for c in before.displacement_um.T], axis=1
-        )
+        displacement += before.in_windows(times)
     low, high = np.percentile(displacement, [1, 99], axis=0)
     if not (high - low).max() >= MIN_RANGE_UM:
         return None

@@ -10,7 +10,7 @@ from accm_core.params import SorterParams
 from accm_core.signal.chunks import cut_blocks, spread_blocks
 from accm_core.signal.geometry import channel_distances, nearest_channels
 from accm_core.signal.matched import measure_matched_filter
-from accm_core.signal.motion import can_move, estimate_motion, shank_axis
+from accm_core.signal.motion import Motion, can_move, estimate_motion, shank_axis
 from accm_core.signal.peaks import Collected, collect_snippets
 from accm_core.signal.preprocess import Preprocessor, measure_preprocessor
 from accm_core.types import Recording, Snippets
@@ -70,7 +70,11 @@ def survey_shank(
     """
     blocks = spread_blocks(cut_blocks(recording.segments, recording.sampling_frequency), LEARN_BLOCKS)
     all_distances = channel_distances(recording.channel_locations[channels], recording.has_geometry)
-    preprocessor = measure_preprocessor(recording, channels, all_distances, params.signal, device=device)
+
+    def measure(motion: Motion | None) -> Preprocessor:
+        return measure_preprocessor(recording, channels, all_distances, params.signal, motion, device)
+
+    preprocessor = measure(None)
     report("noise")(1.0)
     good = np.isin(channels, preprocessor.channels)
     distances = all_distances[np.ix_(good, good)]
@@ -100,13 +104,9 @@ def survey_shank(
         motion = estimate_motion(collected.depths, centers, locations)
         if motion is not None:
             logger.info("drift of %.0f µm", np.ptp(motion.displacement_um, axis=0).max())
-            preprocessor = measure_preprocessor(
-                recording, channels, all_distances, params.signal, motion, device
-            )
+            preprocessor = measure(motion)
             collected = walk(preprocessor, "motion")
-            motion = estimate_motion(collected.depths, centers, locations, before=motion)
-            preprocessor = measure_preprocessor(
-                recording, channels, all_distances, params.signal, motion, device
-            )
+            # snippets cut with the first estimate cluster as well; what is matched needs the better one
+            preprocessor = measure(estimate_motion(collected.depths, centers, locations, before=motion))
     report("motion")(1.0)
     return Survey(preprocessor, neighborhoods, collected.snippets, collected.noise)

@@ -10,7 +10,7 @@ import numpy as np
 
 from accm_core.params import to_samples
 from accm_core.sorting.match import TemplateBank
-from accm_core.sorting.merge import REFRACTORY_MS, count_pairs
+from accm_core.sorting.merge import REFRACTORY_MS, count_in_same_second, count_pairs
 from accm_core.sorting.moving import Means, average_bins, smooth_course
 
 MIN_SIMILARITY, JUMP = 0.85, 0.2
@@ -354,8 +354,6 @@ def _leave_out(vectors: np.ndarray, direction: np.ndarray) -> np.ndarray:
 def _is_silent(first: np.ndarray, second: np.ndarray, sampling_frequency: float) -> bool:
     """Whether two trains keep out of each other's refractory time, given when each fires."""
     near, far = to_samples(0.5, sampling_frequency), to_samples(REFRACTORY_MS, sampling_frequency)
-    seconds = [np.asarray(train // sampling_frequency, dtype=np.int64) for train in (first, second)]
-    length = 1 + max(int(s.max(initial=0)) for s in seconds)
-    rates = [np.bincount(s, minlength=length).astype(np.float64) for s in seconds]
-    expected = 2 * (rates[0] @ rates[1]) * (far - near) / sampling_frequency
+    together = count_in_same_second(first, second, sampling_frequency)
+    expected = 2 * together * (far - near) / sampling_frequency
     return bool(count_pairs(first, second, (near, far)) <= MAX_SHARE * expected + SLACK)

@@ -150,10 +150,11 @@ def merge_duplicates(
             same = count_pairs(trains[0], trains[1], window) <= MAX_SHARE * expected
         else:
             channels = np.count_nonzero(bank.weights[larger].any(axis=0))
-            alike = (
-                ALIKE_IN_TURNS if _take_turns(trains[0], trains[1], observed, sampling_frequency) else ALIKE
+            nearly = similarity[one, other] >= ALIKE or (
+                similarity[one, other] >= ALIKE_IN_TURNS
+                and _take_turns(trains[0], trains[1], observed, sampling_frequency)
             )
-            nearly = similarity[one, other] >= alike and channels >= MIN_CHANNELS_TO_TELL
+            nearly = nearly and channels >= MIN_CHANNELS_TO_TELL
             same = bool(nearly or difference <= LOST_IN_NOISE**2)
         if same:
             ratio = similarity[one, other] * np.sqrt(bank.energy[smaller] / bank.energy[larger])
@@ -183,11 +184,16 @@ def count_pairs(first: np.ndarray, second: np.ndarray, window: tuple[int, int]) 
     return total
 
 
-def _take_turns(first: np.ndarray, second: np.ndarray, observed: int, sampling_frequency: float) -> bool:
-    """Whether two trains fire in the same second much less often than chance has it."""
+def count_in_same_second(first: np.ndarray, second: np.ndarray, sampling_frequency: float) -> int:
+    """Pairs of spikes, one of each train, in the same second."""
     seconds = [np.asarray(train // sampling_frequency, dtype=np.int64) for train in (first, second)]
     length = 1 + max(int(s.max(initial=0)) for s in seconds)
-    together = np.bincount(seconds[0], minlength=length) @ np.bincount(seconds[1], minlength=length)
+    return int(np.bincount(seconds[0], minlength=length) @ np.bincount(seconds[1], minlength=length))
+
+
+def _take_turns(first: np.ndarray, second: np.ndarray, observed: int, sampling_frequency: float) -> bool:
+    """Whether two trains fire in the same second much less often than chance has it."""
+    together = count_in_same_second(first, second, sampling_frequency)
     expected = len(first) * len(second) * sampling_frequency / observed
     return bool(expected >= MIN_TOGETHER and together <= MAX_TOGETHER * expected)
 
