@@ -27,6 +27,7 @@ from accm_core.sorting.moving import MovingBank
 from accm_core.sorting.prune import (
     find_crowds,
     find_cut_off,
+    find_echoes,
     find_far_spikes,
     find_low,
     find_misfits,
@@ -212,9 +213,15 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     low = find_low(average.mean(), preprocessor.noise_levels_uV, params.match.min_peak)
     crowds = find_crowds(matches, len(bank.energy), num_observed, fs)
     rare = find_rare(matches, names, params.cluster.min_size)
-    misfits = find_misfits(matches, len(bank.energy))
-    matches = matches.select(~find_far_spikes(matches, len(bank.energy), num_observed, fs))
-    is_unit = ~(low | rare | crowds | misfits | find_cut_off(matches, len(bank.energy), params.match))
+    energy = bank.energy[matches.unit_index] if moving is None else moving.energy_at(matches)
+    misfits = find_misfits(matches, bank, energy)
+    echoes = find_echoes(matches, bank, num_samples=num_observed, sampling_frequency=fs)
+    is_far = find_far_spikes(matches, len(bank.energy), num_observed, fs)
+    matches, energy = matches.select(~is_far), energy[~is_far]
+    cut_off = find_cut_off(
+        matches, bank, energy, params.match, num_samples=num_observed, sampling_frequency=fs
+    )
+    is_unit = ~(low | rare | crowds | misfits | echoes | cut_off)
     matches = matches if moving is None else moving.rescale(matches)
     logger.info("%d units of %d templates", is_unit.sum(), len(is_unit))
     if not is_unit.any():

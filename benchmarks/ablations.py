@@ -95,7 +95,7 @@ def _keep_clusters() -> Patches:
         patch.object(pipeline, "_track_units", lambda *_, **__: None),
         patch.object(pipeline, "recover_spikes", recover),
         # peaks have no size that it could judge
-        patch.object(pipeline, "find_cut_off", lambda _, num_units, __: np.zeros(num_units, dtype=bool)),
+        patch.object(pipeline, "find_cut_off", _find_no_units),
     )
 
 
@@ -103,6 +103,10 @@ def _leave(
     shank: pipeline._Shank, preprocessor: object, bank: match.TemplateBank, *, step: int
 ) -> match.TemplateBank:
     return bank
+
+
+def _find_no_units(matches: match.Matches, bank: match.TemplateBank, *_: object, **__: object) -> np.ndarray:
+    return np.zeros(len(bank.energy), dtype=bool)
 
 
 def _find_none(

@@ -151,9 +151,13 @@ class Matches:
         """The matches at ``rows`` (indices or mask)."""
         return Matches(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
-    def free_scale(self, bank: TemplateBank) -> np.ndarray:
-        """The scale that the traces alone give, (n,): ``scale`` leans towards 1 as the bank's prior says."""
-        energy, prior = bank.energy[self.unit_index], bank.prior[self.unit_index]
+    def free_scale(self, bank: TemplateBank, energy: np.ndarray | None = None) -> np.ndarray:
+        """The scale that the traces alone give, (n,): ``scale`` leans towards 1 as the bank's prior says.
+
+        ``energy``, (n,), is that of the template at each match, where it is not the bank's.
+        """
+        energy = bank.energy[self.unit_index] if energy is None else energy
+        prior = bank.prior[self.unit_index]
         return (self.scale * (energy + prior) - prior) / energy
 
     def move(self, delay: int) -> "Matches":

@@ -1,11 +1,13 @@
-"""Find templates that are no unit (low, cut off, rare, sums, crowds, misfits) and spikes of far neurons."""
+"""Find templates that are no unit (low, rare, sums, crowds, misfits, echoes, cut off), and far spikes."""
 
 from collections.abc import Sequence
 
 import numba
 import numpy as np
+from scipy.ndimage import gaussian_filter1d
+from scipy.special import pdtr
 
-from accm_core.params import MatchParams
+from accm_core.params import MatchParams, to_samples
 from accm_core.sorting.cluster import measure_bimodality
 from accm_core.sorting.match import Matches, TemplateBank
 from accm_core.sorting.quality import ISI_THRESHOLD_S
@@ -14,10 +16,16 @@ EXPLAINED = 0.96
 """Share of a template's energy that two other units must explain for it to be their sum."""
 MAX_CLOSE_RATIO, MAX_CLOSE_SHARE, MIN_CLOSE = 2.0, 0.05, 20
 """Intervals under ``ISI_THRESHOLD_S`` of a crowd: over what unrelated spikes give, of all, and at least."""
-MISSING_STEP = 0.5
-"""Of the histogram of signal-to-noise ratios that tells how many spikes lie under the threshold."""
-MIN_MEDIAN_SCALE = 0.85
-"""A template is the mean of its own spikes: half of them are larger than about this."""
+SIZE_STEP, SIZE_STEPS, FAR_ABOVE = 0.1, 3, 3.0
+"""Histogram of sizes that tells how many spikes lie under the threshold: its step (noise levels), over how
+many steps it is smoothed, and height of its middle (noise levels) from which on hardly any do."""
+REST_MS, MAX_CHANCE = 2.0, 0.01
+"""A neuron rests that long after a spike; probability under which it is not by chance that a unit does."""
+MIN_MEDIAN_SCALE = 0.6
+"""A template is the mean of its own spikes: half of them are larger than this, even if others' add to it."""
+ECHO_MS, ECHO_ENERGY, MAX_ECHOES = 0.3, 4.0, 0.3
+"""Time within which delays to a larger unit's spikes are the same, how many times larger its energy is, and
+the share of a unit's spikes, beyond chance, from which on they are what that one's template leaves."""
 MIN_GAP_SCORE, MAX_FAR_SCALE = 2.0, 0.8
 """Score of bimodality from which on a unit's small spikes are another's, and the largest of them."""
 BURST_S, MAX_BURSTS = 0.02, 0.2
@@ -51,7 +59,15 @@ def find_low(mean: np.ndarray, noise_levels: np.ndarray, min_peak: float) -> np.
     return (heights > 0) & (heights < min_peak)
 
 
-def find_cut_off(matches: Matches, num_units: int, params: MatchParams) -> np.ndarray:
+def find_cut_off(
+    matches: Matches,
+    bank: TemplateBank,
+    energy: np.ndarray,
+    params: MatchParams,
+    *,
+    num_samples: int,
+    sampling_frequency: float,
+) -> np.ndarray:
     """Mask of units of which too many spikes lie under the threshold, unseen.
 
     Noise and far neurons give templates whose matches become ever more frequent down to the threshold; the
@@ -60,8 +76,15 @@ def find_cut_off(matches: Matches, num_units: int, params: MatchParams) -> np.nd
     Parameters
     ----------
     matches : Matches
-    num_units : int
+        In order of time.
+    bank : TemplateBank
+    energy : ndarray of shape (n,)
+        Of the template at each match: the bank's where it does not move.
     params : MatchParams
+    num_samples : int
+        That were observed.
+    sampling_frequency : float
+        Hz.
 
     Returns
     -------
@@ -69,16 +92,29 @@ def find_cut_off(matches: Matches, num_units: int, params: MatchParams) -> np.nd
 
     Notes
     -----
-    As SpikeInterface's ``amplitude_cutoff``: what the lower tail of the matches' signal-to-noise ratios lacks
-    of the upper one; half of all where they are nowhere more frequent than at the threshold.
+    As SpikeInterface's ``amplitude_cutoff``: what the lower tail of the matches' sizes lacks of the upper
+    one; half of all where they are most frequent at the threshold. Sizes are those that the traces alone
+    give, in noise levels: the gain, which leans on what size is expected, would hide the pile. A unit that
+    surely rests after its spikes, as only a neuron does, is not cut off.
     """
-    steps = (np.sqrt(matches.gain) - params.threshold) / MISSING_STEP
-    missing = np.zeros(num_units)
+    prior = bank.prior[matches.unit_index]
+    least = np.sqrt((params.threshold**2 + prior) * (energy + prior)) - prior
+    least = np.maximum(least, params.min_scale * energy)
+    height = (matches.free_scale(bank, energy) * energy - least) / np.sqrt(energy)
+    shortest = to_samples(params.refractory_ms, sampling_frequency)
+    rest = to_samples(REST_MS, sampling_frequency)
+    missing = np.zeros(len(bank.energy))
     for unit in np.unique(matches.unit_index):
-        density = np.bincount(np.maximum(steps[matches.unit_index == unit], 0).astype(np.int64))
+        rows = matches.unit_index == unit
+        counts = np.bincount(np.maximum(height[rows] / SIZE_STEP, 0).astype(np.int64))
+        density = gaussian_filter1d(counts.astype(np.float64), SIZE_STEPS)
         last = np.flatnonzero(density >= density[0])[-1]
-        unseen = density[last + 1 :].sum()
-        missing[unit] = unseen / (density.sum() + unseen) if last > 0 else 0.5
+        unseen = counts[last + 1 :].sum()
+        intervals = np.diff(matches.sample_index[rows])
+        num_close = np.count_nonzero((intervals > shortest) & (intervals < rest))
+        by_chance = counts.sum() ** 2 * (rest - shortest) / num_samples
+        if np.median(height[rows]) < FAR_ABOVE and pdtr(num_close, by_chance) >= MAX_CHANCE:
+            missing[unit] = unseen / (counts.sum() + unseen)
     return missing > params.max_missing
 
 
@@ -170,22 +206,75 @@ def _explain_by_pair(unit, parts, counts, least, energy, pair_row, correlations,
     return best
 
 
-def find_misfits(matches: Matches, num_units: int) -> np.ndarray:
-    """Mask of units that mostly match what is smaller than they are, as spikes of far neurons are.
+def find_misfits(matches: Matches, bank: TemplateBank, energy: np.ndarray) -> np.ndarray:
+    """Mask of units that mostly match what is much smaller than they are.
 
     Parameters
     ----------
     matches : Matches
-    num_units : int
+    bank : TemplateBank
+    energy : ndarray of shape (n,)
+        Of the template at each match.
 
     Returns
     -------
     ndarray of shape (n_units,), bool
     """
-    medians = np.ones(num_units)
+    scale = matches.free_scale(bank, energy)
+    medians = np.ones(len(bank.energy))
     for unit in np.unique(matches.unit_index):
-        medians[unit] = np.median(matches.scale[matches.unit_index == unit])
+        medians[unit] = np.median(scale[matches.unit_index == unit])
     return medians < MIN_MEDIAN_SCALE
+
+
+def find_echoes(
+    matches: Matches, bank: TemplateBank, *, num_samples: int, sampling_frequency: float
+) -> np.ndarray:
+    """Mask of units whose spikes often come at one and the same delay to those of a much larger unit.
+
+    Where a template ends before its spikes do, or does not fit them all, what is left of them looks like the
+    spikes of another unit.
+
+    Parameters
+    ----------
+    matches : Matches
+        In order of time.
+    bank : TemplateBank
+    num_samples : int
+        That were observed.
+    sampling_frequency : float
+        Hz.
+
+    Returns
+    -------
+    ndarray of shape (n_units,), bool
+    """
+    width = to_samples(ECHO_MS, sampling_frequency)
+    trains = [matches.sample_index[matches.unit_index == unit] for unit in range(len(bank.energy))]
+    is_echo = np.zeros(len(trains), dtype=bool)
+    for unit, train in enumerate(trains):
+        larger = (bank.pair_row[unit] >= 0) & (bank.energy > ECHO_ENERGY * bank.energy[unit])
+        for other in np.flatnonzero(larger) if len(train) else ():
+            by_chance = len(train) * len(trains[other]) * width / num_samples
+            delays = _count_delays(train, trains[other], bank.num_samples)
+            most = np.convolve(delays, np.ones(width)).max()
+            is_echo[unit] |= most - by_chance > MAX_ECHOES * len(train)
+    return is_echo
+
+
+@numba.njit(cache=True, nogil=True)
+def _count_delays(first, second, reach):  # type: ignore[no-untyped-def]
+    """Pairs of spikes, one of each train, by what the first comes after the second, from -reach to reach."""
+    counts = np.zeros(2 * reach + 1, dtype=np.int64)
+    begin = 0
+    for sample in first:
+        while begin < len(second) and second[begin] < sample - reach:
+            begin += 1
+        k = begin
+        while k < len(second) and second[k] <= sample + reach:
+            counts[sample - second[k] + reach] += 1
+            k += 1
+    return counts
 
 
 def find_rare(matches: Matches, names: Sequence[str], min_size: int) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Templates that are no unit: planted sums, weak ones and misfits, among units that must stay."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from accm_core.sorting.prune import (
     MIN_MEDIAN_SCALE,
     find_crowds,
     find_cut_off,
+    find_echoes,
     find_far_spikes,
     find_low,
     find_misfits,
@@ -130,46 +133,119 @@ def test_low_units_are_told_by_their_height():
     assert low_among([], 3) == []
 
 
-def cut_off_among(snrs, **changes):
-    """Of units whose matches have these signal-to-noise ratios; those under the threshold are not seen."""
-    params = MatchParams(**changes)
-    seen = [snr[snr > params.threshold] for snr in snrs]
-    unit_index = np.repeat(np.arange(len(seen)), [len(snr) for snr in seen])
-    order = np.random.default_rng(1).permutation(len(unit_index))
-    zeros = np.zeros(len(unit_index), np.float32)
-    gain = (np.concatenate(seen)[order] ** 2).astype(np.float32)
-    matches = Matches(np.arange(len(unit_index)), zeros, unit_index[order], zeros, gain, zeros)
-    return find_cut_off(matches, len(snrs), params).tolist()
+FS, NUM_OBSERVED = 10_000, 3_000_000
+
+
+def bank_of(snrs, scale_std=0.1):
+    """Units of these signal-to-noise ratios, all alike."""
+    bank = make_bank([unit(*A)] * len(snrs))
+    weights = bank.weights * (np.asarray(snrs) / np.sqrt(bank.energy))[:, None, None]
+    return bank.reweigh(weights, np.full(len(snrs), scale_std))
+
+
+def matches_of(bank, sizes, trains=None, params=None):
+    """Matches of spikes of these sizes, in noise levels; what is under the threshold is not seen."""
+    params = params or MatchParams()
+    rng = np.random.default_rng(1)
+    fit = np.concatenate(sizes) * np.repeat(np.sqrt(bank.energy), [len(s) for s in sizes])
+    units = np.repeat(np.arange(len(sizes)), [len(s) for s in sizes])
+    samples = rng.integers(0, NUM_OBSERVED, len(units)) if trains is None else np.concatenate(trains)
+    energy, prior = bank.energy[units], bank.prior[units]
+    gain = (fit + prior) ** 2 / (energy + prior) - prior
+    seen = (gain > params.threshold**2) & (fit > params.min_scale * energy)
+    seen = np.flatnonzero(seen)[np.argsort(samples[seen], kind="stable")]
+    zeros = np.zeros(len(seen), np.float32)
+    scale = ((fit + prior) / (energy + prior)).astype(np.float32)
+    return Matches(samples[seen], zeros, units[seen], scale[seen], gain[seen].astype(np.float32), zeros)
+
+
+def cut_off_among(snrs, sizes, trains=None, scale_std=0.1, **changes):
+    bank, params = bank_of(snrs, scale_std), MatchParams(**changes)
+    matches = matches_of(bank, sizes, trains, params)
+    energy = bank.energy[matches.unit_index]
+    return find_cut_off(
+        matches, bank, energy, params, num_samples=NUM_OBSERVED, sampling_frequency=FS
+    ).tolist()
 
 
 def test_units_are_cut_off_where_their_spikes_pile_up_at_the_threshold():
     rng = np.random.default_rng(0)
-    neurons = [rng.normal(snr, 1, 2000) for snr in (5.3, 6, 12)]
-    neurons += [rng.normal(3.5, 1, 8000), np.abs(rng.normal(0, 1, 2_000_000)), 4 + rng.exponential(1, 2000)]
-    assert cut_off_among(neurons, threshold=4.2) == [False] * 3 + [True] * 3
-    assert cut_off_among(neurons[:3], threshold=6) == [True, True, False]
-    assert cut_off_among(neurons, threshold=4.2, max_missing=0.01)[:3] == [True, True, False]
+    snrs = [5.9, 6.5, 12, 5.5, 5, 6]
+    sizes = [rng.normal(snr, 1, 2000) for snr in snrs[:3]]
+    sizes += [rng.normal(3.5, 1, 8000), np.abs(rng.normal(0, 1, 2_000_000)), 4 + rng.exponential(1, 2000)]
+    assert cut_off_among(snrs, sizes) == [False] * 3 + [True] * 3
+    assert cut_off_among(snrs[:3], sizes[:3], threshold=6) == [True, True, False]
+    assert cut_off_among(snrs[:3], sizes[:3], max_missing=0.01) == [True, True, False]
+
+
+def test_a_pile_shows_where_the_expected_size_hides_it():
+    """Far neurons' spikes on a template that is expected to vary little: all look nearly as large as it."""
+    sizes = [5.8 + np.random.default_rng(0).exponential(1.0, 1000)]
+    bank = bank_of([10.7], scale_std=0.05)
+    assert np.median(matches_of(bank, sizes).scale) > 0.9
+    assert cut_off_among([10.7], sizes, scale_std=0.05) == [True]
+
+
+def test_a_weak_unit_that_rests_after_its_spikes_is_not_cut_off():
+    rng = np.random.default_rng(0)
+    sizes = [rng.normal(4.5, 1, 4000)] * 2
+    resting = np.cumsum(rng.integers(FS // 200, FS // 10, 4000)) * 3 % NUM_OBSERVED
+    unrelated = rng.integers(0, NUM_OBSERVED, 4000)
+    assert cut_off_among([5, 5], sizes, [np.sort(resting), unrelated]) == [False, True]
 
 
 def test_collisions_far_above_and_units_without_a_spike_are_not_cut_off():
     rng = np.random.default_rng(0)
     colliding = np.concatenate([rng.normal(7, 1.3, 900), 7 + rng.exponential(4, 60)])
-    assert cut_off_among([colliding, np.zeros(0), np.full(3, 9.0)]) == [False] * 3
-    assert find_cut_off(Matches.empty(), 2, MatchParams()).tolist() == [False, False]
+    below = np.concatenate([rng.normal(10, 1, 150), rng.uniform(5.3, 5.8, 30)])
+    snrs = [7, 7, 9, 10]
+    assert cut_off_among(snrs, [colliding, np.zeros(0), np.full(3, 9.0), below]) == [False] * 4
+    assert cut_off_among(snrs, [np.zeros(0)] * 4) == [False] * 4
 
 
 def test_misfits_match_what_is_smaller_than_they_are():
-    scales = {0: [0.9, 1.0, 1.1], 1: [0.5, 0.6, 1.2], 3: [1.5], 4: [MIN_MEDIAN_SCALE]}
-    unit_index = np.repeat(list(scales), [len(s) for s in scales.values()])
-    scale = np.concatenate(list(scales.values())).astype(np.float64)
-    order = np.random.default_rng(0).permutation(len(scale))
-    zeros = np.zeros(len(scale), np.float32)
-    matches = Matches(np.arange(len(scale)), zeros, unit_index[order], scale[order], zeros, zeros)
-    assert find_misfits(matches, 5).tolist() == [False, True, False, False, False]
-    assert find_misfits(Matches.empty(), 2).tolist() == [False, False]
+    scales = {0: [0.9, 1.0, 1.1], 1: [0.5, 0.55, 1.2], 3: [1.5], 4: [MIN_MEDIAN_SCALE + 0.01]}
+    bank = bank_of([15.0] * 5)
+    sizes = [np.array(scales.get(unit, []), float) * 15 for unit in range(5)]
+    matches = matches_of(bank, sizes)
+    energy = bank.energy[matches.unit_index]
+    assert find_misfits(matches, bank, energy).tolist() == [False, True, False, False, False]
+    assert find_misfits(Matches.empty(), bank, np.zeros(0)).tolist() == [False] * 5
 
 
-FS, NUM_OBSERVED = 10_000, 3_000_000
+def test_what_a_small_template_matches_leans_most_to_its_size():
+    """The scale is that of the match; what the traces alone give is 0.78 and 0.35."""
+    bank = bank_of([15.0])
+    matches = replace(matches_of(bank, [np.full(10, 15.0)]), scale=np.full(10, 0.85, np.float32))
+    assert not find_misfits(matches, bank, np.full(10, 225.0)).any()
+    assert find_misfits(matches, bank, np.full(10, 30.0)).all()
+
+
+def echoes_among(trains, snrs=(10.0, 40.0)):
+    bank = bank_of(snrs)
+    sizes = [np.full(len(train), snr) for train, snr in zip(trains, snrs, strict=True)]
+    matches = matches_of(bank, sizes, trains)
+    return find_echoes(matches, bank, num_samples=NUM_OBSERVED, sampling_frequency=FS).tolist()
+
+
+def test_echoes_follow_a_larger_unit_at_a_fixed_delay():
+    rng = np.random.default_rng(0)
+    large = np.arange(1000, NUM_OBSERVED - 1000, 500)
+    unrelated = rng.integers(0, NUM_OBSERVED, 1000)
+    late = np.sort(rng.choice(large, 500, replace=False)) + 25
+    assert echoes_among([late, large]) == [True, False]
+    assert echoes_among([late, large], snrs=(30, 40)) == [False, False]  # not that much smaller
+    assert echoes_among([late + rng.integers(-25, 15, 500), large]) == [False, False]
+    assert echoes_among([np.r_[late, unrelated], large]) == [True, False]
+    assert echoes_among([np.r_[late[:200], unrelated], large]) == [False, False]
+    assert echoes_among([late, large[:0]]) == [False, False]
+
+
+def test_many_spikes_of_a_larger_unit_make_no_echo():
+    """They are near the spikes of any other unit by chance."""
+    large = np.arange(1000, NUM_OBSERVED - 1000, 8)
+    unrelated = np.random.default_rng(0).integers(0, NUM_OBSERVED, 1000)
+    assert echoes_among([unrelated, large]) == [False, False]
 
 
 def crowds_among(trains):
