@@ -133,7 +133,7 @@ def _look_at_points(
 
 @numba.njit(cache=True, nogil=True)
 def _pursue_once(fits, blocked, model):  # type: ignore[no-untyped-def]
-    """``match._pursue`` without its revisions: a constant of a compiled function cannot be patched."""
+    """``match.pursue`` without its revisions: a constant of a compiled function cannot be patched."""
     best_gain = np.zeros(fits.shape[1], dtype=np.float32)
     best_unit = np.zeros(fits.shape[1], dtype=np.int32)
     match._refresh(fits, blocked, model, 0, fits.shape[1], best_gain, best_unit)
@@ -141,10 +141,7 @@ def _pursue_once(fits, blocked, model):  # type: ignore[no-untyped-def]
     units = [np.int64(0) for _ in range(0)]
     values = [(np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)) for _ in range(0)]
     match._take_all(fits, blocked, model, best_gain, best_unit, samples, units, values)
-    table = np.zeros((len(values), 4), dtype=np.float32)
-    for row in range(len(values)):
-        table[row, 0], table[row, 1], table[row, 2], table[row, 3] = values[row]
-    return np.array(samples, dtype=np.int64), np.array(units, dtype=np.int64), table
+    return match.in_order(samples, units, values, len(model.energy))
 
 
 ABLATIONS = {
@@ -168,7 +165,7 @@ ABLATIONS = {
     ),
     "accm-no-overlap-revision": Ablation(
         "overlapping spikes stay as first explained",
-        make_patches=lambda: (patch.object(match, "_pursue", _pursue_once),),
+        make_patches=lambda: (patch.object(match, "pursue", _pursue_once),),
     ),
     "accm-no-splitting": Ablation(
         "units are not taken apart after matching",

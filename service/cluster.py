@@ -101,13 +101,20 @@ class Cluster:
 
 
 def _start_cluster(num_workers: int, settings: Settings) -> Any:
-    """Workers as threads of this process; Dask's web pages are left out, nothing listens to the network."""
+    """Workers as threads of this process; Dask's web pages are left out, nothing listens to the network.
+
+    Dask looks at itself up to a hundred times a second, and what else this process does waits for it: here it
+    hardly does.
+    """
     import dask
     from distributed import LocalCluster
 
     logging.getLogger("distributed").setLevel(logging.WARNING)
-    nothing: dict[str, Any] = {f"distributed.{part}.http.routes": [] for part in ("scheduler", "worker")}
-    with dask.config.set(nothing):
+    quiet: dict[str, Any] = {f"distributed.{part}.http.routes": [] for part in ("scheduler", "worker")}
+    quiet["distributed.worker.profile.enabled"] = False
+    quiet["distributed.admin.tick.interval"] = quiet["distributed.worker.memory.monitor-interval"] = "1s"
+    quiet["distributed.admin.system-monitor.interval"] = "10s"
+    with dask.config.set(quiet):
         return LocalCluster(
             n_workers=num_workers,
             threads_per_worker=1,

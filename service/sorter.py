@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -23,6 +24,8 @@ from service.settings import read_settings
 
 TIMEOUT_S = 3600.0
 """Until the first byte of an answer, should `_pass_on` not take its place."""
+SWITCH_S = 0.0005
+"""Time that another thread may hold the interpreter while a stream's message waits to be passed on."""
 NPY = ContentType("application/octet-stream")
 Npy = Annotated[bytes, NPY]
 """A ``.npy`` file."""
@@ -75,6 +78,7 @@ class SpikeSorter:
         from service.inference import Inference
         from service.server import Server
 
+        sys.setswitchinterval(SWITCH_S)
         settings = read_settings()
         self.server: Server = Server(settings)
         self.server.start()

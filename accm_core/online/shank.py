@@ -4,15 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from accm_core.online.decide import NOTHING_KNOWN, decide
 from accm_core.online.filter import design_filter, slide
 from accm_core.online.history import History
 from accm_core.online.lookahead import LookAhead
 from accm_core.online.plan import ShankPlan
 from accm_core.params import MatchParams, to_samples
 from accm_core.signal.median import median_over_channels
-from accm_core.signal.snippets import LANCZOS_TAPS, lanczos_kernel
-from accm_core.sorting.match import MIN_EDGE, Matches, TemplateBank, pursue_fits
-from accm_core.sorting.recover import MAX_DEVIATION, MIN_PROBABILITY, OVERLAP_MS, find_overlaps
+from accm_core.signal.snippets import LANCZOS_TAPS
+from accm_core.sorting.match import MIN_EDGE, Matches, TemplateBank, describe_units
+from accm_core.sorting.recover import OVERLAP_MS
 
 
 @dataclass(frozen=True)
@@ -24,16 +25,23 @@ class Decided:
     matches : Matches
         ``sample_index`` from the start of the segment.
     is_overlap : ndarray of shape (n,), bool
-    clean : ndarray of shape (n_clean,), int64
-        Rows of the spikes of usual size without another one near.
+    clean_units : ndarray of shape (n_clean,), int64
+        Of the spikes of usual size without another one near.
     points : ndarray of shape (n_clean, n_basis * n_channels), float32
         What the kernels gave at these.
     """
 
     matches: Matches
     is_overlap: np.ndarray
-    clean: np.ndarray
+    clean_units: np.ndarray
     points: np.ndarray
+
+    @staticmethod
+    def join(parts: "list[Decided]") -> "Decided":
+        """One after another."""
+        names = ("is_overlap", "clean_units", "points")
+        rest = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
+        return Decided(Matches.join([part.matches for part in parts]), *rest)
 
 
 class ShankStream:
@@ -77,11 +85,11 @@ class ShankStream:
     def start(self) -> None:
         """Begin a segment."""
         self._end = 0
-        self._recent = Matches.empty()
+        self._recent = NOTHING_KNOWN
 
     def use_bank(self, bank: TemplateBank) -> None:
         """Go on with other templates, in the same basis."""
-        self._bank = bank
+        self._model = describe_units(bank, self._params, refractory=self._refractory, edge=MIN_EDGE)
         # the kernels are applied before the channels are whitened: the one on time, the other on space
         weights = bank.weights @ self._preprocessor.whitening.T
         self._weights = np.ascontiguousarray(weights.reshape(len(weights), -1).T, dtype=np.float32)
@@ -121,42 +129,13 @@ class ShankStream:
         """Explain what is known, and keep what is old enough."""
         ahead = self._lookahead
         known = self._end - ahead.filter - ahead.after
-        origin = known - self._num_fits
-        found = pursue_fits(
-            np.array(self._fits.newest.T, order="C"),
-            self._bank,
-            self._params,
-            refractory=self._refractory,
-            edge=MIN_EDGE,
-            earlier=self._recent.move(-origin),
-        ).move(origin)
-        decided = found.sample_index < known - ahead.decide
-        if not decided.any():
-            return Decided(found.select(decided), decided[decided], _NO_ROWS, self._projected.newest[:0])
-        near = Matches.join([self._recent, found])
-        near = near.select(np.argsort(near.sample_index, kind="stable"))
-        # what is decided comes after what was, and before what is not
-        rows = slice(len(self._recent), len(self._recent) + int(decided.sum()))
-        is_overlap = find_overlaps(near, self._bank, self._overlap_reach)[rows]
-        is_lone = ~find_overlaps(near, self._bank, self._bank.num_samples)[rows]
-        matches = found.select(decided)
-        usual = (np.abs(matches.scale - 1) < MAX_DEVIATION) & (matches.probability > MIN_PROBABILITY)
-        clean = np.flatnonzero(is_lone & usual)
-        points = self._points_at(matches.select(clean), known)
-        kept = Matches.join([self._recent, matches])
-        self._recent = kept.select(kept.sample_index >= known - ahead.decide - 2 * self._bank.num_samples)
-        return Decided(matches, is_overlap, clean, points)
-
-    def _points_at(self, matches: Matches, known: int) -> np.ndarray:
-        """What the kernels give at spikes' times, between samples."""
-        projected = self._projected.newest
-        points = np.empty((len(matches), projected.shape[1]), dtype=np.float32)
-        start = known - len(projected)
-        for row, (sample, offset) in enumerate(zip(matches.sample_index, matches.offset, strict=True)):
-            base = int(np.floor(offset))
-            first = int(sample) + base - (LANCZOS_TAPS - 1) - start
-            points[row] = lanczos_kernel(offset - base) @ projected[first : first + 2 * LANCZOS_TAPS]
-        return points
-
-
-_NO_ROWS = np.zeros(0, dtype=np.int64)
+        matches, is_overlap, clean_units, points, self._recent = decide(
+            self._fits.newest,
+            self._projected.newest,
+            self._model,
+            self._recent,
+            known,
+            known - ahead.decide,
+            self._overlap_reach,
+        )
+        return Decided(Matches(*matches), is_overlap, clean_units, points)

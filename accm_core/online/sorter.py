@@ -73,14 +73,22 @@ class _Shank:
         whitening = plan.preprocessor.whitening
         self._now: FollowedBank = describe_bank(plan.bank, whitening)
         self._follower = None if pool is None else Follower(plan.bank, whitening, pool)
+        self._decided: list[Decided] = []
 
-    def step(self, raw: np.ndarray) -> OnlineSpikes:
+    def step(self, raw: np.ndarray) -> None:
         decided = self.stream.step(raw)
-        if len(decided.matches) == 0:
+        if len(decided.matches):
+            self._decided.append(decided)
+
+    def take_spikes(self) -> OnlineSpikes:
+        """What was decided since this was asked last."""
+        if not self._decided:
             return _NO_SPIKES
-        if self._follower is not None and len(decided.clean):
-            self._follower.add(decided.matches.unit_index[decided.clean], decided.points)
-        return self._finish(decided)
+        decided = Decided.join(self._decided)
+        self._decided = []
+        if self._follower is not None:
+            self._follower.add(decided.clean_units, decided.points)
+        return self._describe(decided)
 
     def begin_update(self) -> None:
         if self._follower is not None:
@@ -92,7 +100,7 @@ class _Shank:
             self._now = taken
             self.stream.use_bank(taken.bank)
 
-    def _finish(self, decided: Decided) -> OnlineSpikes:
+    def _describe(self, decided: Decided) -> OnlineSpikes:
         matches, bank = decided.matches, self._now.bank
         units = matches.unit_index
         return OnlineSpikes(
@@ -198,11 +206,11 @@ class OnlineSorter:
             self._num_steps += 1
             phase = self._num_steps % self._update_steps
             for shank in self._shanks:
-                if phase == 0:
-                    shank.begin_update()
-                elif phase == self._swap_steps:
-                    shank.take_update()
-                found.append(shank.step(raw))
+                if phase in (0, self._swap_steps):
+                    found.append(shank.take_spikes())
+                    shank.begin_update() if phase == 0 else shank.take_update()
+                shank.step(raw)
+        found += [shank.take_spikes() for shank in self._shanks]
         self._num_worked += len(traces)
         return found
 

@@ -349,49 +349,19 @@ def match_templates(
     return pursue_fits(fit_templates(traces, bank), bank, params, refractory=refractory)
 
 
-def pursue_fits(
-    fits: np.ndarray,
-    bank: TemplateBank,
-    params: MatchParams,
-    *,
-    refractory: int,
-    edge: int | None = None,
-    earlier: Matches | None = None,
-) -> Matches:
+def pursue_fits(fits: np.ndarray, bank: TemplateBank, params: MatchParams, *, refractory: int) -> Matches:
     """Take out the best match again and again.
 
     Parameters
     ----------
     fits : ndarray of shape (n_units, n_samples), float32
-        Of each template at each sample; changed in place to what is left.
+        Of each template at each sample; changed in place to what is left. None is looked for within a
+        template's length of either end, where fits are wrong.
     bank, params, refractory
         As for ``match_templates``.
-    edge : int, optional
-        Samples at either end in which no spike is looked for, at least ``MIN_EDGE``; a template's length when
-        None, for fits that are wrong there.
-    earlier : Matches, optional
-        Spikes that are known already, from before the samples in which spikes are looked for: they are taken
-        out first and are not in the result. Samples as in ``fits``, negative ones too.
     """
-    known = Matches.empty() if earlier is None else earlier
-    model = _Model(
-        bank.energy,
-        bank.prior,
-        bank.pair_row,
-        bank.correlations,
-        np.float32(params.threshold**2),
-        np.float32(params.min_scale),
-        bank.num_samples,
-        refractory,
-        bank.num_samples if edge is None else edge,
-    )
-    # how many spikes of the unit itself forbid one here
-    blocked = np.zeros(fits.shape, dtype=np.uint8)
-    _take_known(fits, blocked, model, known.sample_index, known.unit_index, known.offset, known.scale)
-    samples, units, values = _pursue(fits, blocked, model)
-    order = np.lexsort((units, samples))
-    values = values[order]
-    return Matches(samples[order], values[:, 0], units[order], values[:, 1], values[:, 2], values[:, 3])
+    model = describe_units(bank, params, refractory=refractory, edge=bank.num_samples)
+    return Matches(*pursue(fits, np.zeros(fits.shape, dtype=np.uint8), model))
 
 
 def calibrate(probability: np.ndarray) -> np.ndarray:
@@ -414,8 +384,8 @@ def _gain(fit, energy, prior, min_scale):  # type: ignore[no-untyped-def]
     return (fit + prior) * (fit + prior) / (energy + prior) - prior
 
 
-class _Model(NamedTuple):
-    """What matching knows of the units, in the form that numba takes."""
+class Model(NamedTuple):
+    """What matching knows of the units, in the form that numba takes; see `describe_units`."""
 
     energy: np.ndarray
     prior: np.ndarray
@@ -426,6 +396,31 @@ class _Model(NamedTuple):
     reach: int
     refractory: int
     edge: int
+
+
+def describe_units(bank: TemplateBank, params: MatchParams, *, refractory: int, edge: int) -> Model:
+    """What `pursue` needs to know of the units.
+
+    Parameters
+    ----------
+    bank : TemplateBank
+    params : MatchParams
+    refractory : int
+        A unit does not fire twice within this many samples.
+    edge : int
+        Samples at either end in which no spike is looked for, at least ``MIN_EDGE``.
+    """
+    return Model(
+        bank.energy,
+        bank.prior,
+        bank.pair_row,
+        bank.correlations,
+        np.float32(params.threshold**2),
+        np.float32(params.min_scale),
+        bank.num_samples,
+        refractory,
+        edge,
+    )
 
 
 @numba.njit(cache=True, nogil=True)
@@ -450,8 +445,8 @@ def _refresh(fits, blocked, model, first, last, best_gain, best_unit):  # type: 
 
 
 @numba.njit(cache=True, nogil=True)
-def _take_known(fits, blocked, model, samples, units, offsets, scales):  # type: ignore[no-untyped-def]
-    """Take spikes out of the fits, and let their units rest around them."""
+def take_known(fits, blocked, model, samples, units, offsets, scales):  # type: ignore[no-untyped-def]
+    """Take spikes out of the fits, and let their units rest around them; samples may be negative."""
     for k in range(len(samples)):
         t, unit = samples[k], units[k]
         _subtract(fits, model, unit, t, offsets[k], scales[k])
@@ -461,8 +456,12 @@ def _take_known(fits, blocked, model, samples, units, offsets, scales):  # type:
 
 
 @numba.njit(cache=True, nogil=True)
-def _pursue(fits, blocked, model):  # type: ignore[no-untyped-def]
-    """Take out all spikes, then revise those that overlap, until none moves."""
+def pursue(fits, blocked, model):  # type: ignore[no-untyped-def]
+    """Take out all spikes, then revise those that overlap, until none moves.
+
+    ``fits`` and ``blocked`` (how many spikes of the unit itself forbid one here) are changed in place.
+    Returns what `Matches` holds, in order of time, then unit.
+    """
     num_samples = fits.shape[1]
     best_gain = np.zeros(num_samples, dtype=np.float32)
     best_unit = np.zeros(num_samples, dtype=np.int32)
@@ -476,14 +475,22 @@ def _pursue(fits, blocked, model):  # type: ignore[no-untyped-def]
             break
         if not _revise(fits, blocked, model, best_gain, best_unit, samples, units, values):
             break
-    kept = [k for k in range(len(samples)) if samples[k] >= 0]
-    table = np.zeros((len(kept), 4), dtype=np.float32)
+    return in_order(samples, units, values, len(model.energy))
+
+
+@numba.njit(cache=True, nogil=True)
+def in_order(samples, units, values, num_units):  # type: ignore[no-untyped-def]
+    """The spikes that are left, as `pursue` returns them."""
+    kept = np.array([k for k in range(len(samples)) if samples[k] >= 0], dtype=np.int64)
+    place = np.array([samples[k] * num_units + units[k] for k in kept], dtype=np.int64)
+    kept = kept[np.argsort(place)]
     kept_samples, kept_units = np.zeros(len(kept), dtype=np.int64), np.zeros(len(kept), dtype=np.int64)
+    table = np.zeros((4, len(kept)), dtype=np.float32)
     for row in range(len(kept)):
         k = kept[row]
         kept_samples[row], kept_units[row] = samples[k], units[k]
-        table[row, 0], table[row, 1], table[row, 2], table[row, 3] = values[k]
-    return kept_samples, kept_units, table
+        table[0, row], table[1, row], table[2, row], table[3, row] = values[k]
+    return kept_samples, table[0], kept_units, table[1], table[2], table[3]
 
 
 @numba.njit(cache=True, nogil=True)

@@ -133,11 +133,12 @@ def find_clean(matches: Matches, bank: TemplateBank) -> np.ndarray:
 
 def find_overlaps(matches: Matches, bank: TemplateBank, reach: int) -> np.ndarray:
     """Mask of the spikes that have another interacting unit's spike within ``reach`` samples, (n,), bool."""
-    return _find_overlaps(matches.sample_index, matches.unit_index, bank.pair_row, reach)
+    return mark_overlaps(matches.sample_index, matches.unit_index, bank.pair_row, reach)
 
 
 @numba.njit(cache=True, nogil=True)
-def _find_overlaps(sample_index, unit_index, pair_row, reach):  # type: ignore[no-untyped-def]
+def mark_overlaps(sample_index, unit_index, pair_row, reach):  # type: ignore[no-untyped-def]
+    """As `find_overlaps`, in the form that numba takes."""
     overlaps = np.zeros(len(sample_index), dtype=np.bool_)
     for k in range(len(sample_index)):
         j = k + 1
