@@ -1,6 +1,7 @@
 """The BentoML service. What is typed is here; uploads, jobs, models, the stream and the page are in `app`."""
 
 import functools
+import gc
 import os
 import sys
 import threading
@@ -85,6 +86,9 @@ class SpikeSorter:
         self.inference = Inference(device=settings.device)
         app.state.server = self.server
         threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
+        # what is there by now stays: the collector need not stop a stream to look at it again and again
+        gc.collect()
+        gc.freeze()
 
     @bentoml.on_shutdown
     def close(self) -> None:
