@@ -61,3 +61,4 @@ def test_the_bank_of_a_stretch_and_scales_in_terms_of_the_mean():
         np.array([500, 1500]), zeros, np.zeros(2, np.int64), np.ones(2, np.float32), zeros, zeros
     )
     np.testing.assert_allclose(moving.rescale(matches).scale, [1.0, 0.5], rtol=1e-5)
+    np.testing.assert_allclose(moving.energy_at(matches), bank.energy[0] * np.array([1, 0.25]), rtol=1e-5)

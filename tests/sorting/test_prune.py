@@ -186,6 +186,12 @@ def test_a_pile_shows_where_the_expected_size_hides_it():
     assert cut_off_among([10.7], sizes, scale_std=0.05) == [True]
 
 
+def test_a_large_unit_is_cut_off_at_its_least_scale():
+    rng = np.random.default_rng(0)
+    sizes = [24 + rng.exponential(1, 1000), 25 + rng.normal(0, 2, 1000)]
+    assert cut_off_among([60, 25], sizes) == [True, False]
+
+
 def test_a_weak_unit_that_rests_after_its_spikes_is_not_cut_off():
     rng = np.random.default_rng(0)
     sizes = [rng.normal(4.5, 1, 4000)] * 2
@@ -197,7 +203,7 @@ def test_a_weak_unit_that_rests_after_its_spikes_is_not_cut_off():
 def test_collisions_far_above_and_units_without_a_spike_are_not_cut_off():
     rng = np.random.default_rng(0)
     colliding = np.concatenate([rng.normal(7, 1.3, 900), 7 + rng.exponential(4, 60)])
-    below = np.concatenate([rng.normal(10, 1, 150), rng.uniform(5.3, 5.8, 30)])
+    below = np.concatenate([rng.normal(10, 1, 150), rng.uniform(5.4, 5.8, 60)])
     snrs = [7, 7, 9, 10]
     assert cut_off_among(snrs, [colliding, np.zeros(0), np.full(3, 9.0), below]) == [False] * 4
     assert cut_off_among(snrs, [np.zeros(0)] * 4) == [False] * 4
