@@ -225,6 +225,13 @@ def test_too_few_peaks_are_said():
     assert found.provenance["warnings"] == ["No units on shank 0: only 0 peaks found."]
 
 
+@pytest.mark.parametrize("test", ["low", "rare", "crowds", "misfits", "echoes", "cut_off"])
+def test_what_a_test_finds_to_be_no_unit_is_not_reported(short, monkeypatch, test):
+    find = getattr(pipeline, f"find_{test}")
+    monkeypatch.setattr(pipeline, f"find_{test}", lambda *a, **k: np.ones_like(find(*a, **k)))
+    assert sort(short[0], make_params()).num_units == 0
+
+
 def test_shanks_are_sorted_apart(short):
     """One shank's spikes are the same with and without the other."""
     one, truth, alone, _ = short
