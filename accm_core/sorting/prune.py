@@ -19,7 +19,7 @@ MAX_CLOSE_RATIO, MAX_CLOSE_SHARE, MIN_CLOSE = 2.0, 0.05, 20
 SIZE_STEP, SIZE_STEPS, FAR_ABOVE = 0.1, 3, 3.0
 """Histogram of sizes that tells how many spikes lie under the threshold: its step (noise levels), over how
 many steps it is smoothed, and height of its middle (noise levels) from which on hardly any do."""
-REST_MS, MAX_CHANCE = 2.0, 0.01
+REST_MS, MAX_CHANCE = 2.0, 1e-4
 """A neuron rests that long after a spike; probability under which it is not by chance that a unit does."""
 MIN_MEDIAN_SCALE = 0.6
 """A template is the mean of its own spikes: half of them are larger than this, even if others' add to it."""
