@@ -206,9 +206,12 @@ class OnlineSorter:
             self._num_steps += 1
             phase = self._num_steps % self._update_steps
             for shank in self._shanks:
-                if phase in (0, self._swap_steps):
+                if phase == 0:
                     found.append(shank.take_spikes())
-                    shank.begin_update() if phase == 0 else shank.take_update()
+                    shank.begin_update()
+                elif phase == self._swap_steps:
+                    found.append(shank.take_spikes())
+                    shank.take_update()
                 shank.step(raw)
         found += [shank.take_spikes() for shank in self._shanks]
         self._num_worked += len(traces)

@@ -10,6 +10,7 @@ from scipy.special import pdtr
 from accm_core.params import MatchParams, to_samples
 from accm_core.sorting.cluster import measure_bimodality
 from accm_core.sorting.match import Matches, TemplateBank
+from accm_core.sorting.merge import REFRACTORY_MS
 from accm_core.sorting.quality import ISI_THRESHOLD_S
 
 EXPLAINED = 0.96
@@ -19,8 +20,8 @@ MAX_CLOSE_RATIO, MAX_CLOSE_SHARE, MIN_CLOSE = 2.0, 0.05, 20
 SIZE_STEP, SIZE_STEPS, FAR_ABOVE = 0.1, 3, 3.0
 """Histogram of sizes that tells how many spikes lie under the threshold: its step (noise levels), over how
 many steps it is smoothed, and height of its middle (noise levels) from which on hardly any do."""
-REST_MS, MAX_CHANCE = 2.0, 1e-4
-"""A neuron rests that long after a spike; probability under which it is not by chance that a unit does."""
+MAX_CHANCE = 1e-4
+"""Probability under which it is not by chance that a unit rests after its spikes."""
 MIN_MEDIAN_SCALE = 0.6
 """A template is the mean of its own spikes: half of them are larger than this, even if others' add to it."""
 ECHO_MS, ECHO_ENERGY, MAX_ECHOES = 0.3, 4.0, 0.3
@@ -102,7 +103,7 @@ def find_cut_off(
     least = np.maximum(least, params.min_scale * energy)
     height = (matches.free_scale(bank, energy) * energy - least) / np.sqrt(energy)
     shortest = to_samples(params.refractory_ms, sampling_frequency)
-    rest = to_samples(REST_MS, sampling_frequency)
+    rest = to_samples(REFRACTORY_MS, sampling_frequency)
     missing = np.zeros(len(bank.energy))
     for unit in np.unique(matches.unit_index):
         rows = matches.unit_index == unit
