@@ -95,7 +95,7 @@ def _keep_clusters() -> Patches:
         patch.object(pipeline, "_track_units", lambda *_, **__: None),
         patch.object(pipeline, "recover_spikes", recover),
         # peaks have no size that it could judge
-        patch.object(pipeline, "find_cut_off", _find_no_units),
+        patch.object(pipeline, "find_cut_off", _find_none),
     )
 
 
@@ -105,18 +105,9 @@ def _leave(
     return bank
 
 
-def _find_no_units(matches: match.Matches, bank: match.TemplateBank, *_: object, **__: object) -> np.ndarray:
-    return np.zeros(len(bank.energy), dtype=bool)
-
-
-def _find_none(
-    recording: Recording,
-    preprocessor: object,
-    blocks: object,
-    bank: match.TemplateBank,
-    *_: object,
-    **__: object,
-) -> np.ndarray:
+def _find_none(*arguments: object, **_: object) -> np.ndarray:
+    """None of the units in the bank, wherever that is among the arguments."""
+    bank = next(argument for argument in arguments if isinstance(argument, match.TemplateBank))
     return np.zeros(len(bank.energy), dtype=bool)
 
 

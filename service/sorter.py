@@ -22,11 +22,10 @@ from service.errors import ServiceError
 from service.request_metrics import RequestMetrics, RequestMetricsMiddleware
 from service.schemas import FinetuneRequest, Job, PretrainRequest, SortRequest
 from service.settings import read_settings
+from service.stream_wire import SWITCH_S
 
 TIMEOUT_S = 3600.0
 """Until the first byte of an answer, should `_pass_on` not take its place."""
-SWITCH_S = 0.0005
-"""Time that another thread may hold the interpreter while a stream's message waits to be passed on."""
 NPY = ContentType("application/octet-stream")
 Npy = Annotated[bytes, NPY]
 """A ``.npy`` file."""

@@ -22,7 +22,17 @@ from service.stream_hello import Hello, HelloError, read_hello
 from service.stream_line import Line, Message, Refusal
 from service.stream_spool import Spool
 from service.stream_start import Begun, Starter, keep
-from service.stream_wire import BAD_HELLO, CLOSE, CODE, DONE, ERROR, PIPE_BYTES, FrameReader, write_frame
+from service.stream_wire import (
+    BAD_HELLO,
+    CLOSE,
+    CODE,
+    DONE,
+    ERROR,
+    PIPE_BYTES,
+    SWITCH_S,
+    FrameReader,
+    write_frame,
+)
 
 CATCH_UP_S = 0.25
 """Worked on at once while catching up; then what has come meanwhile is taken in."""
@@ -31,8 +41,6 @@ BEHIND_S, OVERLOAD_S, CALM_S = 0.1, 0.5, 5.0
 between two times that it is told."""
 MAX_WAITING_S = 2.0
 """Seconds of samples that wait, from which on no more are taken in: the client then has to wait."""
-SWITCH_S = 0.0005
-"""Time that the second thread may hold the interpreter while samples wait."""
 
 
 class Session:

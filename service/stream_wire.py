@@ -47,6 +47,8 @@ NOTE = struct.Struct("<Qf")
 seconds of samples still wait."""
 PIPE_BYTES = 1 << 20
 """Asked for as the room in a pipe: some messages of many channels."""
+SWITCH_S = 0.0005
+"""Time that another thread may hold the interpreter, at either end of the pipe, while a message waits."""
 
 
 def pack_frame(kind: bytes, content: bytes) -> bytes:
