@@ -75,7 +75,7 @@ class Spikes:
             own = delay == lag
             first = self.max_lag + lag
             points[own] = bank.kernels @ self.waveforms[rows[own], first : first + bank.num_samples]
-        return points.reshape(len(rows), -1)
+        return points.reshape(len(rows), len(bank.kernels) * self.waveforms.shape[2])
 
     def project_unit(self, unit: int, bank: TemplateBank) -> np.ndarray:
         """``project`` for all spikes of a unit."""

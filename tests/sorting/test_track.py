@@ -249,3 +249,10 @@ def test_a_unit_that_moves_slowly_is_not_cut():
     bank = make_bank()
     spikes = make_spikes(bank, [(1.0 - 0.06 * b,) for b in range(NUM_BINS)], 1, APART[:1])
     assert cut_jumps(spikes, bank)[1].tolist() == [0]
+
+
+def test_a_unit_without_a_spike_alone_is_left_as_it_is():
+    bank = make_bank()
+    spikes = make_spikes(bank, [(1.0,)] * NUM_BINS, 1, (APART[0], np.arange(3)))
+    assert spikes.project_unit(1, bank).shape == (0, len(bank.kernels))
+    assert cut_jumps(spikes, bank)[1].tolist() == [0, 1]
