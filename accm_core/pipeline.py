@@ -15,11 +15,12 @@ from accm_core.learning.device import find_device
 from accm_core.learning.encoder import SnippetWindow, SpikeEncoder, embed_snippets, fit_encoder
 from accm_core.models import PRETRAINED, load_model
 from accm_core.params import SorterParams, to_samples
-from accm_core.signal.chunks import cut_blocks, spread_blocks
+from accm_core.signal.chunks import Block, cut_blocks, spread_blocks
 from accm_core.signal.motion import can_move
 from accm_core.signal.preprocess import Preprocessor
-from accm_core.signal.survey import Survey, survey_shank
-from accm_core.sorting.cluster import cluster_neighborhoods
+from accm_core.signal.survey import LEARN_BLOCKS, Survey, survey_shank
+from accm_core.sorting.cluster import cluster_neighborhoods, find_neighborhoods
+from accm_core.sorting.drifting import Drift, cluster_drifting
 from accm_core.sorting.identify import claim_peaks, cluster_rest, identify_units
 from accm_core.sorting.match import TemplateBank, build_bank
 from accm_core.sorting.merge import merge_clusters, merge_duplicates
@@ -39,18 +40,16 @@ from accm_core.sorting.result import ShankResult, build_sorting
 from accm_core.sorting.split import split_units
 from accm_core.sorting.superfluous import find_superfluous
 from accm_core.sorting.templates import Window, average_clusters, center_templates, silence_channels
-from accm_core.sorting.track import follow_units
-from accm_core.types import ProgressCallback, Recording, Snippets, Sorting
+from accm_core.sorting.track import bin_times, follow_units
+from accm_core.types import Peaks, ProgressCallback, Recording, Snippets, Sorting
 
 logger = logging.getLogger(__name__)
 
 TEMPLATE_BLOCKS = 150
 """Seconds, evenly spread, from which the clusters' templates are made."""
-REFINE_BLOCKS, REFINE_STEPS = 80, 6
+REFINE_BLOCKS, REFINE_STEPS = 80, 5
 """Seconds, evenly spread, on which templates are refined, taken apart and refined again; all steps, of which
 refining takes two."""
-TRACK_BLOCKS = 900
-"""Seconds, evenly spread, on which units are followed over time."""
 STAGES = ("noise", "detect", "motion", "learn", "cluster", "templates", "refine", "match")
 """In order; each shank goes through all."""
 
@@ -171,17 +170,23 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     embedding = embed_snippets(encoder, snippets.waveforms, shank.device)
     placed = _place_heads(shank, preprocessor, snippets)
     labels, neighborhood_of = _cluster_snippets(shank, survey, embedding, placed)
+    drift = _find_drift(shank, survey, labels)
+    if drift is not None:
+        labels, neighborhood_of = drift.labels, drift.neighborhood_of
     shank.report("cluster")(1.0)
     logger.info("%d clusters", len(neighborhood_of))
     if len(neighborhood_of) == 0:
         return ShankResult.without_units(preprocessor, "no cluster is large enough")
 
-    bank = _learn_templates(shank, preprocessor, snippets, labels, neighborhood_of)
-    bank = _refine_templates(shank, preprocessor, bank, step=0)
-    bank = _split_templates(shank, preprocessor, bank, step=2)
-    bank = _refine_templates(shank, preprocessor, bank, step=3)
-    moving = _track_units(shank, preprocessor, bank, step=5)
-    bank = bank if moving is None else moving.mean
+    bank, labels = _learn_templates(shank, preprocessor, snippets, labels, neighborhood_of)
+    moving = None
+    if drift is None:
+        bank = _refine_templates(shank, preprocessor, bank, step=0)
+        bank = _split_templates(shank, preprocessor, bank, step=2)
+        bank = _refine_templates(shank, preprocessor, bank, step=3)
+    else:
+        moving = _follow_units(shank, preprocessor, bank, snippets.peaks, labels, drift.place)
+        bank = moving.mean
     matches, average = recover_spikes(
         recording,
         preprocessor,
@@ -280,14 +285,32 @@ def _cluster_snippets(
     return cluster_rest(claimed, placed, embedding, channels, hoods, params.cluster, seed=shank.seed)
 
 
+def _find_drift(shank: _Shank, survey: Survey, labels: np.ndarray) -> Drift | None:
+    """Clusters that move, where drift cannot be corrected in space; None where nothing moves."""
+    recording, snippets = shank.recording, survey.snippets
+    locations = recording.channel_locations[survey.preprocessor.channels]
+    if shank.params.motion.correct == "off" or can_move(locations, recording.has_geometry):
+        return None
+    bins, num_bins = bin_times(snippets.peaks.sample_index, _learn_blocks(shank))
+    neighborhood = find_neighborhoods(snippets.peaks.channel_index, survey.neighborhoods)
+    return cluster_drifting(snippets, survey.noise, labels, neighborhood, bins, num_bins)
+
+
+def _learn_blocks(shank: _Shank) -> list[Block]:
+    """Seconds of the recording on which units are learned, and followed where they move."""
+    return spread_blocks(
+        cut_blocks(shank.recording.segments, shank.recording.sampling_frequency), LEARN_BLOCKS
+    )
+
+
 def _learn_templates(
     shank: _Shank,
     preprocessor: Preprocessor,
     snippets: Snippets,
     labels: np.ndarray,
     neighborhood_of: np.ndarray,
-) -> TemplateBank:
-    """Templates of the clusters, with those of one unit merged."""
+) -> tuple[TemplateBank, np.ndarray]:
+    """Templates of the clusters, with those of one unit merged; and the unit of each snippet."""
     recording, params = shank.recording, shank.params
     fs = recording.sampling_frequency
     num_before = to_samples(params.match.ms_before, fs)
@@ -319,7 +342,8 @@ def _learn_templates(
     order = np.lexsort((-sizes, unit_of))
     _, first = np.unique(unit_of[order], return_index=True)
     templates = center_templates(bank.templates[order[first]], num_before, max_lag)
-    return _build_bank(shank, preprocessor, templates)
+    units = np.where(labels >= 0, unit_of[labels], -1)
+    return _build_bank(shank, preprocessor, templates), units
 
 
 def _refine_templates(
@@ -394,27 +418,28 @@ def _split_templates(
     return _build_bank(shank, preprocessor, templates)
 
 
-def _track_units(
-    shank: _Shank, preprocessor: Preprocessor, bank: TemplateBank, *, step: int
-) -> MovingBank | None:
+def _follow_units(
+    shank: _Shank,
+    preprocessor: Preprocessor,
+    bank: TemplateBank,
+    peaks: Peaks,
+    unit_of_peak: np.ndarray,
+    place: np.ndarray,
+) -> MovingBank:
     """Follow the units over time where drift cannot be corrected in space."""
-    recording, params = shank.recording, shank.params
-    locations = recording.channel_locations[preprocessor.channels]
-    on_share = _report_step(shank, step)
-    moving = None
-    if params.motion.correct == "auto" and not can_move(locations, recording.has_geometry):
-        moving = follow_units(
-            recording,
-            preprocessor,
-            spread_blocks(cut_blocks(recording.segments, recording.sampling_frequency), TRACK_BLOCKS),
-            bank,
-            params.match,
-            params.merge,
-            run=params.run,
-            on_block=on_share,
-        )
-    on_share(1.0)
-    return moving
+    return follow_units(
+        shank.recording,
+        preprocessor,
+        _learn_blocks(shank),
+        bank,
+        peaks,
+        unit_of_peak,
+        place,
+        shank.params.match,
+        shank.params.merge,
+        run=shank.params.run,
+        on_block=shank.report("refine"),
+    )
 
 
 def _report_step(shank: _Shank, step: int) -> Callable[[float], None]:

@@ -92,7 +92,7 @@ def _keep_clusters() -> Patches:
         patch.object(pipeline, "merge_clusters", merge),
         patch.object(pipeline, "_refine_templates", _leave),
         patch.object(pipeline, "_split_templates", _leave),
-        patch.object(pipeline, "_track_units", lambda *_, **__: None),
+        patch.object(pipeline, "_find_drift", lambda *_: None),
         patch.object(pipeline, "recover_spikes", recover),
         # peaks have no size that it could judge
         patch.object(pipeline, "find_cut_off", _find_none),

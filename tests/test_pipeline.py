@@ -125,7 +125,7 @@ def test_a_neuron_that_keeps_two_templates_is_one_unit(monkeypatch):
         return pipeline._build_bank(shank, preprocessor, both.astype(np.float32))
 
     monkeypatch.setattr(pipeline, "_refine_templates", refine_and_double)
-    monkeypatch.setattr(pipeline, "_track_units", lambda *args, **kwargs: None)
+    monkeypatch.setattr(pipeline, "_find_drift", lambda *args: None)
     recording, truth = make_session(duration_s=30, rate_hz=25.0)
     assert_all_found(sort(recording, make_params(), device="cpu"), truth)
 
@@ -386,3 +386,16 @@ def test_drift_is_corrected():
     broken = evaluate(trains_of(left), truth.trains())
     assert mended.accuracy.mean() > 0.7, str(mended)
     assert mended.accuracy.mean() > broken.accuracy.mean() + 0.2, f"{mended}\n{broken}"
+
+
+@pytest.mark.slow
+def test_units_of_a_tetrode_are_followed_where_they_move():
+    """Four channels do not show where the tissue is, but all neurons together do."""
+    recording, truth = make_session(
+        seed=2, duration_s=120, num_units=5, rate_hz=8.0, burst_share=0.0, drift_um=40, drift_period_s=60
+    )
+    followed = evaluate(trains_of(sort(recording, device="cpu")), truth.trains())
+    left = sort(recording, validate_params({"motion": {"correct": "off"}}), device="cpu")
+    broken = evaluate(trains_of(left), truth.trains())
+    assert followed.accuracy.mean() > 0.8, str(followed)
+    assert followed.accuracy.mean() > broken.accuracy.mean() + 0.2, f"{followed}\n{broken}"

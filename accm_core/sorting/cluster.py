@@ -87,8 +87,7 @@ def cluster_neighborhoods(
     neighborhood_of : ndarray of shape (n_clusters,), int64
         Where each cluster was found.
     """
-    sees_all = bool((neighborhoods == neighborhoods[0]).all())
-    neighborhood = np.zeros_like(channel_index) if sees_all else channel_index
+    neighborhood = find_neighborhoods(channel_index, neighborhoods)
     labels = np.full(len(embedding), -1, dtype=np.int64)
     neighborhood_of: list[int] = []
     for place in np.unique(neighborhood):
@@ -97,6 +96,12 @@ def cluster_neighborhoods(
         labels[rows] = np.where(local >= 0, local + len(neighborhood_of), -1)
         neighborhood_of += [int(place)] * (int(local.max(initial=-1)) + 1)
     return labels, np.array(neighborhood_of, dtype=np.int64)
+
+
+def find_neighborhoods(channel_index: np.ndarray, neighborhoods: np.ndarray) -> np.ndarray:
+    """Where each spike is clustered, (n_spikes,) int64: its channel; 0 where all see the whole shank."""
+    sees_all = bool((neighborhoods == neighborhoods[0]).all())
+    return np.zeros_like(channel_index) if sees_all else channel_index
 
 
 def _cut_parcels(points: np.ndarray, seed: int) -> np.ndarray:

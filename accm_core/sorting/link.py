@@ -1,4 +1,4 @@
-"""Whether two units are one neuron that moves: what they look like where, in time, they meet.
+"""Whether two units are one neuron that moves: what they look like where they meet.
 
 Two neurons stay as far apart as they are whatever the tissue does. The pieces of one neuron are far apart on
 the whole, but where one ends and the other begins they are halves of one hump.
@@ -13,9 +13,8 @@ from accm_core.sorting.match import TemplateBank
 from accm_core.sorting.merge import REFRACTORY_MS, count_in_same_second, count_pairs
 from accm_core.sorting.moving import Means, average_bins, smooth_course
 
-MIN_SIMILARITY, JUMP = 0.85, 0.2
-"""Cosine of two templates, where they meet, from which on they are compared; and squared distance of a
-template from its last, as a share of its energy, that is too far for one neuron (a cosine of 0.9)."""
+MIN_SIMILARITY = 0.85
+"""Cosine of two templates, where they meet, from which on they are compared."""
 MAX_SEPARATION = 4.0
 """Standard deviations between two halves of one hump: 1.6 / 0.6 for a Gaussian, root 12 for a flat one."""
 MAX_RATIO, MAX_RATIO_ALONE = 0.6, 0.4
@@ -24,8 +23,6 @@ MIN_MEETINGS, MIN_NEAR = 8, 3
 """Spikes (harmonic sum) in the same bins to judge by separation; and in neighbouring bins to judge at all."""
 MAX_SHARE, SLACK = 0.5, 3
 """Pairs in the refractory time, of what chance gives, that one neuron has at most; and some by error."""
-MIN_OF_RUN, MAX_GAP, MIN_PIECE = 3, 3, 20
-"""Spikes of a stretch that counts, silent stretches within which a jump is seen, spikes of a piece."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +33,13 @@ class Spikes:
     ----------
     unit_index : ndarray of shape (n,), int64
     bin_index : ndarray of shape (n,), int64
-        Short stretch of time that each lies in.
+        Bin that each lies in; bins are in the order of where the tissue is.
     delay : ndarray of shape (n,), int64
         Samples from the spike's own peak to that of the unit it has been given to.
     waveforms : ndarray of shape (n, n_samples + 2 max_lag, n_channels), float32
         Whitened over channels.
     trains : tuple of ndarray of int64
         All spikes of each unit, samples.
-    kept_samples : ndarray of shape (n,), int64
-        Where these spikes are.
     num_bins, bins_per_stretch, max_lag : int
     """
 
@@ -53,7 +48,6 @@ class Spikes:
     delay: np.ndarray
     waveforms: np.ndarray
     trains: tuple[np.ndarray, ...]
-    kept_samples: np.ndarray
     num_bins: int
     bins_per_stretch: int
     max_lag: int
@@ -148,74 +142,6 @@ def link_units(
             joined = True
             break
     return spikes, unit_of
-
-
-def cut_jumps(spikes: Spikes, bank: TemplateBank) -> tuple[Spikes, np.ndarray]:
-    """Cut units whose template jumps from one stretch to the next: different neurons that take turns.
-
-    Returns
-    -------
-    spikes : Spikes
-        With more units; trains of those cut hold the spikes at hand alone.
-    source : ndarray of shape (n_units_after,), int64
-        The unit that each was.
-    """
-    unit_index, trains = spikes.unit_index.copy(), list(spikes.trains)
-    source = list(range(len(trains)))
-    stretch = spikes.stretch
-    for unit in range(len(spikes.trains)):
-        rows = np.flatnonzero(unit_index == unit)
-        piece_of = _find_pieces(
-            average_bins(spikes.project_unit(unit, bank), stretch[rows], spikes.num_stretches)
-        )
-        pieces = piece_of[stretch[rows]]
-        sizes = np.bincount(pieces, minlength=1)
-        if np.sum(sizes >= MIN_PIECE) < 2:
-            continue
-        for piece in np.flatnonzero(sizes):
-            if piece != sizes.argmax():
-                unit_index[rows[pieces == piece]] = len(source)
-                source.append(unit)
-                trains.append(spikes.kept_samples[rows[pieces == piece]])
-        trains[unit] = spikes.kept_samples[rows[pieces == sizes.argmax()]]
-    return replace(spikes, unit_index=unit_index, trains=tuple(trains)), np.array(source)
-
-
-def _find_pieces(means: Means) -> np.ndarray:
-    """Piece that each stretch belongs to: runs without a jump, those that look alike taken together."""
-    filled = np.flatnonzero(means.counts >= MIN_OF_RUN)
-    if len(filled) == 0:
-        return np.zeros(len(means.counts), dtype=np.int64)
-    piece = np.zeros(len(filled), dtype=np.int64)
-    for k in range(1, len(filled)):
-        pair = filled[k - 1 : k + 1]
-        jumps = pair[1] - pair[0] <= MAX_GAP and _is_jump(means.counts[pair], means.mean[pair], means.scatter)
-        piece[k] = piece[k - 1] + jumps
-    counts = means.counts[filled]
-    while True:
-        ids = np.unique(piece)
-        centers = np.array(
-            [np.average(means.mean[filled[piece == p]], axis=0, weights=counts[piece == p]) for p in ids]
-        )
-        apart = ((centers[:, None] - centers[None]) ** 2).sum(axis=-1)
-        energy = (centers**2).sum(axis=1)
-        unlike = apart / np.maximum(0.5 * (energy[:, None] + energy[None]), 1e-12)
-        np.fill_diagonal(unlike, np.inf)
-        first, second = np.unravel_index(unlike.argmin(), unlike.shape)
-        if unlike[first, second] >= JUMP:
-            break
-        piece[piece == ids[second]] = ids[first]
-    nearest = np.abs(np.arange(len(means.counts))[:, None] - filled[None]).argmin(axis=1)
-    return np.asarray(piece[nearest])
-
-
-def _is_jump(counts: np.ndarray, mean: np.ndarray, scatter: float) -> bool:
-    """Whether two means differ by more than similar templates do, and by more than their error."""
-    noise = (1 / counts).sum()
-    apart = ((mean[0] - mean[1]) ** 2).sum() - scatter * noise
-    energy = 0.5 * ((mean**2).sum() - scatter * noise)
-    error = np.sqrt(2 * mean.shape[1] * noise**2 + 4 * max(apart, 0.0) * noise)
-    return bool(apart - 2 * error > JUMP * energy)
 
 
 def _lag_products(bank: TemplateBank, max_lag: int) -> np.ndarray:

@@ -1,12 +1,12 @@
 """Follow units whose shape changes slowly, on shanks too small to see where the tissue moves to.
 
-A drifting neuron's spikes are cut into several units that take turns, and each has one template for a shape
-that changes. Here units that are one neuron on the move are joined, and each unit's template is followed from
-stretch to stretch; what is matched with these gives better ones, a few times over.
+Clusters of moving neurons give each unit a template for each stretch of time, smooth in the order of where
+the tissue is. What is matched with these gives better ones; units that are one neuron are joined; and again.
 """
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,26 +14,34 @@ from accm_core.params import MatchParams, MergeParams, RunParams, to_samples
 from accm_core.signal.chunks import Block, map_blocks
 from accm_core.signal.preprocess import Preprocessor
 from accm_core.signal.snippets import cut_snippets
-from accm_core.sorting.link import Spikes, cut_jumps, link_units
+from accm_core.sorting.link import Spikes, link_units
 from accm_core.sorting.match import Matches, TemplateBank, match_templates
 from accm_core.sorting.moving import MovingBank, average_bins, smooth_course
 from accm_core.sorting.recover import find_overlaps, first_of_each, measure_scale_std
-from accm_core.types import Recording
+from accm_core.types import Peaks, Recording
 
 logger = logging.getLogger(__name__)
 
-STRETCH_BLOCKS = 10
-"""Blocks looked at in a stretch, for which a template stays: tissue moves by a few micrometres meanwhile."""
-BINS_PER_STRETCH = 2
-"""Shorter bins in which units are compared while they meet."""
-NUM_ROUNDS = 4
+BLOCKS_PER_BIN, BINS_PER_STRETCH = 5, 2
+"""Blocks in a bin, in which units are compared while they meet, and bins in a stretch, for which a template
+stays: tissue moves by a few micrometres meanwhile."""
+NUM_ROUNDS = 3
 """Of matching, joining and following."""
-MIN_STRAY = 4.0
-"""Mean squared distance of a template from its mean, over time, that matters: two noise levels."""
 MIN_SPIKES = 20
 """Fewer spikes show no course: the template stays."""
+LONE_MS = 1.0
+"""Peaks nearer to each other than this are not averaged."""
 MAX_VALUES = 16_000_000
 """Of all waveforms kept at once."""
+_Finder = Callable[[Block, np.ndarray], tuple[Matches, np.ndarray]]
+"""Spikes in a block's traces, margins included, and which of them stand alone."""
+
+
+def bin_times(sample_index: np.ndarray, blocks: Sequence[Block]) -> tuple[np.ndarray, int]:
+    """Bin of time that each spike of some blocks lies in, (n_spikes,) int64, and how many there are."""
+    starts = np.array([block.start for block in blocks])
+    block = np.searchsorted(starts, sample_index, side="right") - 1
+    return block // BLOCKS_PER_BIN, -(-len(blocks) // BLOCKS_PER_BIN)
 
 
 def follow_units(
@@ -41,74 +49,102 @@ def follow_units(
     preprocessor: Preprocessor,
     blocks: Sequence[Block],
     bank: TemplateBank,
+    peaks: Peaks,
+    unit_of_peak: np.ndarray,
+    place: np.ndarray,
     params: MatchParams,
     merge: MergeParams,
     *,
     run: RunParams,
     on_block: Callable[[float], None] | None = None,
-) -> MovingBank | None:
-    """Join units that are one moving neuron and follow each template over time.
+) -> MovingBank:
+    """Follow each unit's template over time, and join units that are one moving neuron.
 
     Parameters
     ----------
     recording, preprocessor, blocks
         Where to look.
     bank : TemplateBank
+        Mean template of each unit.
+    peaks : Peaks
+    unit_of_peak : ndarray of shape (n_peaks,), int64
+        From clustering; -1 for none.
+    place : ndarray of shape (n_bins,), float64
+        Where the tissue is in each bin of time (see `bin_times`), in any unit.
     params : MatchParams
     merge : MergeParams
     run : RunParams
     on_block : callable, optional
         Called with the share that is done.
-
-    Returns
-    -------
-    MovingBank or None
-        None when the units stay as they are: then ``bank`` is all there is to know.
     """
-    if len(bank.energy) == 0:
-        return None
-    num_stretches = -(-len(blocks) // STRETCH_BLOCKS)
-    moving = MovingBank(
-        bank,
-        np.array([block.start for block in blocks[::STRETCH_BLOCKS]]),
-        np.repeat(bank.weights[None], num_stretches, axis=0),
-    )
     max_lag = to_samples(merge.max_lag_ms, recording.sampling_frequency)
-    for number in range(NUM_ROUNDS):
+    firsts = np.arange(0, len(place), BINS_PER_STRETCH)
+    counts = np.diff(np.r_[firsts, len(place)])
+    order = np.argsort(np.add.reduceat(place, firsts) / counts, kind="stable")
+    rank = np.argsort(order)
+    starts = np.array([block.start for block in blocks[:: BLOCKS_PER_BIN * BINS_PER_STRETCH]])
+    moving = MovingBank(bank, starts, np.repeat(bank.weights[None], len(starts), axis=0))
+    scale_std = np.full(len(bank.energy), params.scale_std)
+    refractory = to_samples(params.refractory_ms, recording.sampling_frequency)
+    find = _peak_reader(peaks, unit_of_peak, bank.margin, recording.sampling_frequency)
+    for number in range(NUM_ROUNDS + 1):
 
         def on_share(share: float, number: int = number) -> None:
             if on_block is not None:
-                on_block((number + share) / NUM_ROUNDS)
+                on_block((number + share) / (NUM_ROUNDS + 1))
 
-        matches, spikes = _match_blocks(
-            recording, preprocessor, blocks, moving, params, max_lag, run=run, on_block=on_share
+        matches, spikes = _collect_spikes(
+            recording, preprocessor, blocks, moving.mean, max_lag, find, run=run, on_block=on_share
         )
-        scale_std = measure_scale_std(matches, moving.mean, params)
-        source = np.arange(len(scale_std))
+        stretch, bin_within = np.divmod(spikes.bin_index, BINS_PER_STRETCH)
+        spikes = replace(spikes, bin_index=BINS_PER_STRETCH * rank[stretch] + bin_within)
         if number > 0:
-            spikes, source = cut_jumps(spikes, moving.mean)
+            scale_std = measure_scale_std(matches, moving.mean, params)
         linked, unit_of = link_units(spikes, moving.mean, max_lag, recording.sampling_frequency)
-        if number == 0 and len(np.unique(unit_of)) == len(unit_of) and not _moves(linked, bank):
-            return None
-        moving = _follow(moving, linked, unit_of, source, scale_std)
+        moving = _follow(moving, linked, unit_of, rank, scale_std)
+        find = _matcher(moving, params, refractory)
         logger.info("%d units followed", len(moving.mean.energy))
     return moving
 
 
-def _match_blocks(
+def _peak_reader(peaks: Peaks, unit_of_peak: np.ndarray, margin: int, sampling_frequency: float) -> _Finder:
+    """Finds a block's peaks that are some unit's."""
+    far = np.diff(peaks.sample_index) > to_samples(LONE_MS, sampling_frequency)
+    is_lone = np.r_[True, far] & np.r_[far, True]
+
+    def find(block: Block, traces: np.ndarray) -> tuple[Matches, np.ndarray]:
+        rows = np.arange(*np.searchsorted(peaks.sample_index, [block.start, block.stop]))
+        rows = rows[unit_of_peak[rows] >= 0]
+        ones = np.ones(len(rows), dtype=np.float32)
+        at = peaks.sample_index[rows] - block.start + margin
+        return Matches(at, peaks.offset[rows], unit_of_peak[rows], ones, ones, ones), is_lone[rows]
+
+    return find
+
+
+def _matcher(moving: MovingBank, params: MatchParams, refractory: int) -> _Finder:
+    """Finds a block's spikes by matching."""
+
+    def find(block: Block, traces: np.ndarray) -> tuple[Matches, np.ndarray]:
+        bank = moving.at(block.start)
+        found = match_templates(traces, bank, params, refractory=refractory)
+        return found, ~find_overlaps(found, bank, bank.num_samples)
+
+    return find
+
+
+def _collect_spikes(
     recording: Recording,
     preprocessor: Preprocessor,
     blocks: Sequence[Block],
-    moving: MovingBank,
-    params: MatchParams,
+    bank: TemplateBank,
     max_lag: int,
+    find: _Finder,
     *,
     run: RunParams,
     on_block: Callable[[float], None],
 ) -> tuple[Matches, Spikes]:
-    """Match, and cut out the spikes without overlap, as many of each unit in each block as memory allows."""
-    bank = moving.mean
-    refractory = to_samples(params.refractory_ms, recording.sampling_frequency)
+    """Find spikes, and cut out those that stand alone: of each unit in each block as memory allows."""
     num_samples, num_channels = bank.num_samples + 2 * max_lag, bank.weights.shape[2]
     most = MAX_VALUES // (num_samples * num_channels)
     quota = -(-most // (len(blocks) * len(bank.energy)))
@@ -116,11 +152,9 @@ def _match_blocks(
 
     def work(block: Block, raw: np.ndarray) -> tuple[Matches, Matches, np.ndarray]:
         traces = preprocessor.whiten(preprocessor.filter(raw, block))
-        local = moving.at(block.start)
-        found = match_templates(traces, local, params, refractory=refractory)
+        found, is_lone = find(block, traces)
         inside = (found.sample_index >= bank.margin) & (found.sample_index < len(traces) - bank.margin)
-        lone = inside & ~find_overlaps(found, local, bank.num_samples)
-        kept = found.select(first_of_each(found.unit_index, lone, quota))
+        kept = found.select(first_of_each(found.unit_index, inside & is_lone, quota))
         waveforms = cut_snippets(
             traces,
             kept.sample_index,
@@ -137,15 +171,13 @@ def _match_blocks(
     matches = Matches.join([part[0] for part in parts])
     kept = Matches.join([part[1] for part in parts])
     block_of = np.repeat(np.arange(len(parts)), [len(part[1]) for part in parts])
-    per_bin = STRETCH_BLOCKS // BINS_PER_STRETCH
     spikes = Spikes(
         unit_index=kept.unit_index,
-        bin_index=block_of // per_bin,
+        bin_index=block_of // BLOCKS_PER_BIN,
         delay=np.zeros(len(kept), dtype=np.int64),
         waveforms=np.concatenate([part[2] for part in parts]),
         trains=tuple(matches.sample_index[matches.unit_index == unit] for unit in range(len(bank.energy))),
-        kept_samples=kept.sample_index,
-        num_bins=-(-len(blocks) // per_bin),
+        num_bins=BINS_PER_STRETCH * -(-len(blocks) // (BINS_PER_STRETCH * BLOCKS_PER_BIN)),
         bins_per_stretch=BINS_PER_STRETCH,
         max_lag=max_lag,
     )
@@ -153,36 +185,28 @@ def _match_blocks(
 
 
 def _follow(
-    moving: MovingBank, spikes: Spikes, unit_of: np.ndarray, source: np.ndarray, scale_std: np.ndarray
+    moving: MovingBank, spikes: Spikes, unit_of: np.ndarray, rank: np.ndarray, scale_std: np.ndarray
 ) -> MovingBank:
-    """The bank of the joined units, each template followed over time; with few spikes it stays as it is."""
+    """The bank of the joined units, each template smooth in the order of the stretches that ``rank`` tells.
+
+    One with few spikes stays as it is.
+    """
     bank = moving.mean
     weights, means, widths = [], [], []
     for unit in np.unique(unit_of):
         rows = spikes.unit_index == unit
-        course = moving.weights[:, source[unit]].astype(np.float64)
-        mean = bank.weights[source[unit]]
+        course = moving.weights[:, unit].astype(np.float64)
+        mean = bank.weights[unit]
         if rows.sum() >= MIN_SPIKES:
             points = spikes.project_unit(unit, bank)
             in_stretches = average_bins(points, spikes.stretch[rows], spikes.num_stretches)
-            course = smooth_course(in_stretches).reshape(course.shape)
+            course = smooth_course(in_stretches)[rank].reshape(course.shape)
             mean = in_stretches.overall.reshape(mean.shape)
         weights.append(course)
         means.append(mean)
-        widths.append(scale_std[source[unit_of == unit]].max())
+        widths.append(scale_std[unit_of == unit].max())
     return MovingBank(
         bank.reweigh(np.array(means), np.array(widths)),
         moving.starts,
         np.stack(weights, axis=1).astype(np.float32),
     )
-
-
-def _moves(spikes: Spikes, bank: TemplateBank) -> bool:
-    """Whether half of the units stray from their mean template: tissue moves all of its neurons."""
-    strays = []
-    for unit in np.unique(spikes.unit_index):
-        rows = spikes.unit_index == unit
-        if rows.sum() >= MIN_SPIKES:
-            points = spikes.project_unit(unit, bank)
-            strays.append(average_bins(points, spikes.stretch[rows], spikes.num_stretches).stray())
-    return bool(np.mean(np.array(strays) > MIN_STRAY) >= 0.5) if strays else False

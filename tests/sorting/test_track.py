@@ -1,4 +1,4 @@
-"""Units that move slowly are followed, their pieces joined; units that stay are left alone."""
+"""Units that move slowly are followed, and their pieces joined."""
 
 from dataclasses import dataclass
 
@@ -8,16 +8,17 @@ import pytest
 from accm_core.params import MatchParams, MergeParams, RunParams, SignalParams
 from accm_core.signal.chunks import Block, cut_blocks, read_padded
 from accm_core.signal.preprocess import Preprocessor, fit_preprocessor
-from accm_core.sorting.link import Spikes, cut_jumps, link_units
+from accm_core.sorting import track
+from accm_core.sorting.link import Spikes, link_units
 from accm_core.sorting.match import TemplateBank, build_bank
 from accm_core.sorting.moving import MovingBank
 from accm_core.sorting.recover import recover_spikes
-from accm_core.sorting.track import follow_units
-from accm_core.types import ArrayRecording
+from accm_core.sorting.track import bin_times, follow_units
+from accm_core.types import ArrayRecording, Peaks
 
 FS = 10_000
 NUM_BEFORE, NUM_SAMPLES = 10, 30
-DURATION_S = 60
+DURATION_S = 55
 TIME = np.arange(-20, 40)[:, None]
 PLACES = np.array([0.0, 1.0, 2.0, 3.0])
 
@@ -54,12 +55,17 @@ class Session:
             np.array(templates), NUM_BEFORE, self.preprocessor.autocovariance, np.full(len(shapes), 0.1)
         )
 
-    def follow(self, bank, num_workers=2):
+    def follow(self, bank, unit_of_peak, num_workers=2):
+        zeros = np.zeros(len(self.samples), np.int64)
+        bins, num_bins = bin_times(self.samples, self.blocks)
         return follow_units(
             self.recording,
             self.preprocessor,
             self.blocks,
             bank,
+            Peaks(self.samples, zeros, zeros.astype(np.float32), zeros.astype(np.float32)),
+            unit_of_peak,
+            np.bincount(bins, zigzag(self.samples)) / np.bincount(bins, minlength=num_bins),
             MatchParams(),
             MergeParams(),
             run=RunParams(num_workers=num_workers),
@@ -99,18 +105,26 @@ def pieces(drifting):
     return drifting.bank([shape(0, 1.5), shape(1.2, 1.5), shape(1.6, 3.5)])
 
 
+def follow_pieces(drifting, pieces, num_workers=2):
+    """From clusters that cut the first neuron in two and do not hold every tenth spike."""
+    far = zigzag(drifting.samples) > 0.5
+    unit_of_peak = np.where(drifting.neuron == 1, 2, far.astype(np.int64))
+    unit_of_peak[::10] = -1
+    return drifting.follow(pieces, unit_of_peak, num_workers)
+
+
 @pytest.fixture(scope="module")
 def followed(drifting, pieces):
-    return drifting.follow(pieces)
+    return follow_pieces(drifting, pieces)
 
 
 def test_pieces_of_a_moving_neuron_are_joined(followed):
     assert isinstance(followed, MovingBank)
-    assert followed.weights.shape[:2] == (DURATION_S // 10, 2)
+    assert followed.weights.shape[:2] == (-(-DURATION_S // 10), 2)
 
 
 def test_templates_follow_the_neuron(drifting, followed):
-    for sample in (5 * FS, 35 * FS, 55 * FS):
+    for sample in (5 * FS, 35 * FS, 52 * FS):
         moved = zigzag(sample)
         expected = drifting.bank([shape(1.2 * moved, 1.5), shape(1 + 1.2 * moved, 3.5)]).templates
         found = followed.at(sample).templates
@@ -147,28 +161,47 @@ def test_spikes_of_a_moving_neuron_are_one_unit_and_fit_better(drifting, pieces,
 
 
 def test_followed_units_do_not_depend_on_the_threads(drifting, pieces, followed):
-    again = drifting.follow(pieces, num_workers=1)
+    again = follow_pieces(drifting, pieces, num_workers=1)
     np.testing.assert_array_equal(again.weights, followed.weights)
     np.testing.assert_array_equal(again.mean.energy, followed.mean.energy)
 
 
-def test_units_that_stay_are_left_alone():
-    session = make_session(lambda which, sample: shape(which, (1.5, 3.5)[which]))
-    assert session.follow(session.bank([shape(0, 1.5), shape(1, 3.5)])) is None
+def test_clusters_alone_give_the_course(drifting, monkeypatch):
+    monkeypatch.setattr(track, "NUM_ROUNDS", 0)
+    near = drifting.bank([shape(0.6, 1.5), shape(1.6, 3.5)])
+    followed = drifting.follow(near, drifting.neuron)
+    still = 0.0
+    for sample in (5 * FS, 26 * FS):
+        moved = zigzag(sample)
+        truth = drifting.bank([shape(1.2 * moved, 1.5), shape(1 + 1.2 * moved, 3.5)]).templates
+        off = ((followed.at(sample).templates - truth) ** 2).sum() / (truth**2).sum()
+        still = max(still, ((near.templates - truth) ** 2).sum() / (truth**2).sum())
+        assert off < 0.02
+    assert still > 0.1
 
 
-def test_no_units_and_no_spikes_give_nothing_to_follow(drifting, pieces):
-    assert drifting.follow(pieces.select(np.zeros(3, bool))) is None
-    unseen = drifting.bank([shape(0, 1.5, height=5000)])
-    assert drifting.follow(unseen) is None
+def test_a_unit_without_spikes_keeps_its_template(drifting, pieces):
+    unseen = drifting.bank([shape(0, 1.5), shape(1, 3.5), shape(0, 1.5, height=5000)])
+    followed = drifting.follow(unseen, drifting.neuron)
+    kept = np.abs(followed.weights - unseen.weights[2]).max(axis=(0, 2, 3)).argmin()
+    np.testing.assert_allclose(followed.weights[:, kept], np.tile(unseen.weights[2], (6, 1, 1)), rtol=1e-5)
 
 
 def test_neurons_that_take_turns_without_meeting_stay_apart():
     def at(which, sample):
-        return shape(2 * which, 1.5 + which) if which == (sample > DURATION_S * FS / 2) else None
+        return shape(2 * which, 1.5 + which) if which == (zigzag(sample) > 0.5) else None
 
     session = make_session(at)
-    assert session.follow(session.bank([shape(0, 1.5), shape(2, 2.5)])) is None
+    followed = session.follow(session.bank([shape(0, 1.5), shape(2, 2.5)]), session.neuron)
+    assert len(followed.mean.energy) == 2
+
+
+def test_bins_count_the_blocks_that_are_at_hand(drifting):
+    every_other = drifting.blocks[::2]
+    samples = np.array([every_other[0].start, every_other[4].stop - 1, every_other[5].start])
+    bins, num_bins = bin_times(samples, every_other)
+    assert bins.tolist() == [0, 0, 1]
+    assert num_bins == 6
 
 
 NUM_BINS = 12
@@ -200,7 +233,6 @@ def make_spikes(bank: TemplateBank, sizes, units, trains, delay=0, seed=0):
         delay=np.zeros(len(rows), np.int64),
         waveforms=waveforms,
         trains=trains,
-        kept_samples=np.arange(len(rows)) * 1000,
         num_bins=NUM_BINS,
         bins_per_stretch=2,
         max_lag=max_lag,
@@ -234,25 +266,8 @@ def test_units_that_fire_into_each_others_refractory_time_stay_apart():
     assert link_units(make_spikes(bank, TURNS, 2, near), bank, 5, FS)[1].tolist() == [0, 1]
 
 
-def test_a_unit_that_jumps_is_cut_and_what_looks_alike_stays_together():
-    bank = make_bank()
-    sizes = [(1.0,) if b % 8 < 4 else (0.4,) for b in range(NUM_BINS)]
-    spikes, source = cut_jumps(make_spikes(bank, sizes, 1, APART[:1]), bank)
-    assert source.tolist() == [0, 0]
-    assert len(spikes.trains) == 2
-    large = np.isin(spikes.bin_index, [b for b in range(NUM_BINS) if sizes[b][0] == 1])
-    assert len(set(spikes.unit_index[large])) == len(set(spikes.unit_index[~large])) == 1
-    assert set(spikes.unit_index) == {0, 1}
-
-
-def test_a_unit_that_moves_slowly_is_not_cut():
-    bank = make_bank()
-    spikes = make_spikes(bank, [(1.0 - 0.06 * b,) for b in range(NUM_BINS)], 1, APART[:1])
-    assert cut_jumps(spikes, bank)[1].tolist() == [0]
-
-
 def test_a_unit_without_a_spike_alone_is_left_as_it_is():
     bank = make_bank()
     spikes = make_spikes(bank, [(1.0,)] * NUM_BINS, 1, (APART[0], np.arange(3)))
     assert spikes.project_unit(1, bank).shape == (0, len(bank.kernels))
-    assert cut_jumps(spikes, bank)[1].tolist() == [0, 1]
+    assert link_units(spikes, bank, 5, FS)[1].tolist() == [0, 1]

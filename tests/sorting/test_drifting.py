@@ -1,0 +1,135 @@
+"""Where the tissue moves, neurons are told apart by their shape as a function of its place."""
+
+import numpy as np
+import pytest
+
+from accm_core.sorting.drifting import cluster_drifting
+from accm_core.types import Peaks, Snippets
+
+NUM_SAMPLES, NUM_CHANNELS, NUM_BINS = 20, 4, 40
+TIME = np.arange(NUM_SAMPLES) - 8
+DEPTHS = np.array([0.0, 1.0, 2.0, 3.0])
+
+
+def shape(depth, width, height):
+    """On four channels, each of which sees what is near its depth; depth (n,) to (n, n_samples, 4)."""
+    course = -height * np.exp(-0.5 * (TIME / width) ** 2)
+    return course[None, :, None] * np.exp(-0.5 * ((DEPTHS - np.asarray(depth)[:, None, None]) / 1.2) ** 2)
+
+
+NEURONS = [(0.3, 1.5, 14.0), (1.3, 1.5, 14.0), (1.8, 3.0, 12.0)]
+"""Depth, width and height; the first ends where the second begins."""
+
+
+def make_snippets(num_spikes=(400, 400, 400), travel=1.0, spread=0.05, seed=0):
+    """Spikes of neurons on a way to and fro, twice; their neuron, bin and where the tissue is in each bin."""
+    rng = np.random.default_rng(seed)
+    place = travel * (0.5 - 0.5 * np.cos(4 * np.pi * np.arange(NUM_BINS) / NUM_BINS))
+    neuron = np.repeat(np.arange(len(num_spikes)), num_spikes)
+    bins = rng.integers(0, NUM_BINS, len(neuron))
+    waveforms = np.empty((len(neuron), NUM_SAMPLES, NUM_CHANNELS))
+    for which, (depth, width, height) in enumerate(NEURONS[: len(num_spikes)]):
+        rows = neuron == which
+        waveforms[rows] = shape(depth + place[bins[rows]], width, height)
+    waveforms *= 1 + spread * np.sqrt(12) * rng.uniform(-0.5, 0.5, len(neuron))[:, None, None]
+    waveforms += rng.normal(0, 1, waveforms.shape)
+    noise = rng.normal(0, 1, (500, NUM_SAMPLES, NUM_CHANNELS)).astype(np.float32)
+    order = np.argsort(bins, kind="stable")
+    zeros = np.zeros(len(neuron), np.int64)
+    peaks = Peaks(np.arange(len(neuron)) * 100, zeros, zeros.astype(np.float32), zeros.astype(np.float32))
+    channels = np.tile(np.arange(NUM_CHANNELS), (len(neuron), 1))
+    snippets = Snippets(waveforms[order].astype(np.float32), channels, peaks, 8)
+    return snippets, noise, neuron[order], bins[order], place
+
+
+def cluster(made, labels, neighborhood=None):
+    snippets, noise, _, bins, _ = made
+    where = np.zeros(len(snippets), np.int64) if neighborhood is None else neighborhood
+    return cluster_drifting(snippets, noise, labels, where, bins, NUM_BINS)
+
+
+def assert_same(labels, neuron):
+    """One cluster for each neuron; collisions do not exist here, so nearly all spikes are somebody's."""
+    assert len(np.unique(labels[labels >= 0])) == len(np.unique(neuron))
+    for which in np.unique(neuron):
+        own = np.bincount(labels[(neuron == which) & (labels >= 0)]).argmax()
+        hits = np.sum((labels == own) & (neuron == which))
+        assert hits > 0.97 * np.sum((labels == own) | (neuron == which))
+
+
+@pytest.fixture(scope="module")
+def moving():
+    return make_snippets()
+
+
+@pytest.fixture(scope="module")
+def crossed(moving):
+    """Clusters that see shapes only: the first two neurons are mixed where each comes by the same place."""
+    _, _, neuron, bins, place = moving
+    depth = np.array([n[0] for n in NEURONS])[neuron] + place[bins]
+    labels = np.where(neuron == 2, 2, (depth > 1.3).astype(np.int64))
+    return labels, cluster(moving, labels)
+
+
+def test_neurons_that_come_by_the_same_place_are_told_apart(moving, crossed):
+    before, drift = crossed
+    with pytest.raises(AssertionError):
+        assert_same(before, moving[2])
+    assert_same(drift.labels, moving[2])
+    assert drift.neighborhood_of.tolist() == [0, 0, 0]
+
+
+def test_the_place_of_the_tissue_is_found_up_to_its_scale(moving, crossed):
+    place = crossed[1].place
+    assert abs(np.corrcoef(place, moving[4])[0, 1]) > 0.95
+
+
+def test_a_cluster_of_two_neurons_is_taken_apart(moving):
+    assert_same(cluster(moving, (moving[2] == 2).astype(np.int64)).labels, moving[2])
+
+
+def test_a_neuron_that_no_cluster_holds_is_found(moving):
+    _, _, neuron, _, _ = moving
+    assert_same(cluster(moving, np.where(neuron == 2, -1, neuron)).labels, neuron)
+
+
+def test_pieces_of_neurons_are_joined(moving):
+    _, _, neuron, bins, place = moving
+    second = np.random.default_rng(1).random(len(neuron)) < 0.3 + 0.4 * place[bins]
+    assert_same(cluster(moving, 2 * neuron + second).labels, neuron)
+
+
+def test_neurons_of_all_sizes_are_not_taken_apart():
+    made = make_snippets(spread=0.15)
+    assert_same(cluster(made, made[2]).labels, made[2])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_neurons_of_few_spikes_are_not_taken_apart(seed):
+    made = make_snippets(num_spikes=(400, 400, 45), seed=seed)
+    assert_same(cluster(made, made[2]).labels, made[2])
+
+
+def test_tissue_that_rests_is_left_alone():
+    made = make_snippets(travel=0.0)
+    assert cluster(made, made[2]) is None
+
+
+def test_few_spikes_move_nothing():
+    made = make_snippets(num_spikes=(20, 20, 20))
+    assert cluster(made, made[2]) is None
+
+
+def test_neighborhoods_are_clustered_apart(moving):
+    neuron = moving[2]
+    drift = cluster(moving, neuron, neighborhood=np.where(neuron == 2, 3, 1))
+    assert sorted(drift.neighborhood_of.tolist()) == [1, 1, 3]
+    assert_same(drift.labels, neuron)
+    assert (drift.neighborhood_of[drift.labels[(neuron == 2) & (drift.labels >= 0)]] == 3).all()
+
+
+def test_the_same_spikes_give_the_same_clusters(moving, crossed):
+    before, drift = crossed
+    again = cluster(moving, before)
+    np.testing.assert_array_equal(again.labels, drift.labels)
+    np.testing.assert_array_equal(again.place, drift.place)
