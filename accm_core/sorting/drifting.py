@@ -47,6 +47,8 @@ POOLED_SPIKES = 60
 CORE, CORE_LACKS = 0.9, 1.15
 """Share of a neuron's spikes, the nearest, that its covariance is measured on, as others are collisions; and
 how much larger the variance of all is."""
+ROWS_AT_ONCE = 4096
+"""Snippets whitened at once: bounds the memory."""
 RIDGE = 0.01
 """Share of the noise's mean variance added to its covariance before it is inverted."""
 
@@ -149,13 +151,20 @@ def _whiten(snippets: Snippets, noise: np.ndarray, neighborhood: np.ndarray) -> 
     covariance = np.atleast_2d(np.cov(silence.T))
     covariance += RIDGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
     variance, axes = linalg.eigh(covariance)
-    white = snippets.waveforms.reshape(len(snippets), -1) @ (axes / np.sqrt(variance))
-    num_dims = min(NUM_DIMS, white.shape[1])
-    points = np.empty((len(white), num_dims))
+    unmix = axes / np.sqrt(variance)
+    flat = snippets.waveforms.reshape(len(snippets), -1)
+    points = np.empty((len(flat), min(NUM_DIMS, flat.shape[1])))
     for hood in np.unique(neighborhood):
-        rows = neighborhood == hood
-        _, main = linalg.eigh(white[rows].T @ white[rows])
-        points[rows] = white[rows] @ main[:, ::-1][:, :num_dims]
+        rows = np.flatnonzero(neighborhood == hood)
+        parts = [rows[k : k + ROWS_AT_ONCE] for k in range(0, len(rows), ROWS_AT_ONCE)]
+        second = np.zeros((len(unmix), len(unmix)))
+        for part in parts:
+            own = flat[part].astype(np.float64)
+            second += own.T @ own
+        _, main = linalg.eigh(unmix.T @ second @ unmix)
+        project = unmix @ main[:, ::-1][:, : points.shape[1]]
+        for part in parts:
+            points[part] = flat[part] @ project
     return points
 
 
@@ -181,9 +190,10 @@ def _find_place(points: np.ndarray, labels: np.ndarray, bins: np.ndarray, num_bi
 
 def _fit_mixture(values: np.ndarray, place: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Neuron of each point, from 0 without holes; -1 for none or for one of too few points."""
-    density = _log_density(values - values.mean(axis=0), 1.5 * np.cov(values.T)) if len(values) > 1 else None
-    if density is None or len(values) < MIN_SPIKES:
+    if len(values) < MIN_SPIKES:
         return np.full(len(values), -1, dtype=np.int64)
+    # what is no neuron's lies anywhere that spikes lie, and a little beyond
+    density = _log_density(values - values.mean(axis=0), 1.5 * np.cov(values.T))
     everything = _Points(values, place, density)
     rows = np.linspace(0, len(values) - 1, min(len(values), MAX_POINTS)).round().astype(np.int64)
     points, start = everything.select(rows), labels[rows]

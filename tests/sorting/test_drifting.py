@@ -128,6 +128,15 @@ def test_neighborhoods_are_clustered_apart(moving):
     assert (drift.neighborhood_of[drift.labels[(neuron == 2) & (drift.labels >= 0)]] == 3).all()
 
 
+def test_a_neighborhood_of_few_spikes_or_no_cluster_does_no_harm(moving):
+    neuron = moving[2]
+    neighborhood = np.where(neuron == 2, 3, 1)
+    neighborhood[:5] = 2
+    drift = cluster(moving, np.where(neuron == 2, -1, neuron), neighborhood)
+    assert (drift.labels[:5] == -1).all()
+    assert_same(drift.labels[5:], neuron[5:])
+
+
 def test_the_same_spikes_give_the_same_clusters(moving, crossed):
     before, drift = crossed
     again = cluster(moving, before)
