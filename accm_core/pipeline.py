@@ -187,6 +187,7 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     else:
         moving = _follow_units(shank, preprocessor, bank, snippets.peaks, labels, drift.place)
         bank = moving.mean
+    shank.report("refine")(1.0)
     matches, average = recover_spikes(
         recording,
         preprocessor,
