@@ -11,6 +11,7 @@ from accm_core.evaluate import evaluate
 from accm_core.params import SorterParams, validate_params
 from accm_core.pipeline import STAGES, find_device, sort
 from accm_core.simulate import simulate
+from accm_core.sorting.drifting import Drift
 from accm_core.types import ArrayRecording, Segment
 
 FS = 30_000
@@ -399,3 +400,11 @@ def test_units_of_a_tetrode_are_followed_where_they_move():
     broken = evaluate(trains_of(left), truth.trains())
     assert followed.accuracy.mean() > 0.8, str(followed)
     assert followed.accuracy.mean() > broken.accuracy.mean() + 0.2, f"{followed}\n{broken}"
+
+
+def test_clusters_of_moving_tissue_replace_those_before(session, monkeypatch):
+    def find_nothing(shank, survey, labels):
+        return Drift(np.full(len(labels), -1), np.zeros(0, np.int64), np.zeros(1))
+
+    monkeypatch.setattr(pipeline, "_find_drift", find_nothing)
+    assert sort(session[0], make_params(), device="cpu").num_units == 0
