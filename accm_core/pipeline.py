@@ -15,16 +15,15 @@ from accm_core.learning.device import find_device
 from accm_core.learning.encoder import SnippetWindow, SpikeEncoder, embed_snippets, fit_encoder
 from accm_core.models import PRETRAINED, load_model
 from accm_core.params import SorterParams, to_samples
-from accm_core.signal.chunks import Block, cut_blocks, spread_blocks
+from accm_core.signal.chunks import cut_blocks, spread_blocks
 from accm_core.signal.motion import can_move
 from accm_core.signal.preprocess import Preprocessor
-from accm_core.signal.survey import LEARN_BLOCKS, Survey, survey_shank
+from accm_core.signal.survey import Survey, survey_shank
 from accm_core.sorting.cluster import cluster_neighborhoods, find_neighborhoods
 from accm_core.sorting.drifting import Drift, cluster_drifting
 from accm_core.sorting.identify import claim_peaks, cluster_rest, identify_units
 from accm_core.sorting.match import TemplateBank, build_bank
 from accm_core.sorting.merge import merge_clusters, merge_duplicates
-from accm_core.sorting.moving import MovingBank
 from accm_core.sorting.prune import (
     find_crowds,
     find_cut_off,
@@ -41,7 +40,7 @@ from accm_core.sorting.split import split_units
 from accm_core.sorting.superfluous import find_superfluous
 from accm_core.sorting.templates import Window, average_clusters, center_templates, silence_channels
 from accm_core.sorting.track import bin_times, follow_units
-from accm_core.types import Peaks, ProgressCallback, Recording, Snippets, Sorting
+from accm_core.types import ProgressCallback, Recording, Snippets, Sorting
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +184,19 @@ def _sort_shank(shank: _Shank) -> ShankResult:
         bank = _split_templates(shank, preprocessor, bank, step=2)
         bank = _refine_templates(shank, preprocessor, bank, step=3)
     else:
-        moving = _follow_units(shank, preprocessor, bank, snippets.peaks, labels, drift.place)
+        moving = follow_units(
+            recording,
+            preprocessor,
+            survey.blocks,
+            bank,
+            snippets.peaks,
+            labels,
+            drift.place,
+            params.match,
+            params.merge,
+            run=params.run,
+            on_block=shank.report("refine"),
+        )
         bank = moving.mean
     shank.report("refine")(1.0)
     matches, average = recover_spikes(
@@ -292,16 +303,9 @@ def _find_drift(shank: _Shank, survey: Survey, labels: np.ndarray) -> Drift | No
     locations = recording.channel_locations[survey.preprocessor.channels]
     if shank.params.motion.correct == "off" or can_move(locations, recording.has_geometry):
         return None
-    bins, num_bins = bin_times(snippets.peaks.sample_index, _learn_blocks(shank))
+    bins, num_bins = bin_times(snippets.peaks.sample_index, survey.blocks)
     neighborhood = find_neighborhoods(snippets.peaks.channel_index, survey.neighborhoods)
     return cluster_drifting(snippets, survey.noise, labels, neighborhood, bins, num_bins)
-
-
-def _learn_blocks(shank: _Shank) -> list[Block]:
-    """Seconds of the recording on which units are learned, and followed where they move."""
-    return spread_blocks(
-        cut_blocks(shank.recording.segments, shank.recording.sampling_frequency), LEARN_BLOCKS
-    )
 
 
 def _learn_templates(
@@ -417,30 +421,6 @@ def _split_templates(
         return bank
     logger.info("%d units taken apart into %d", len(bank.energy), len(templates))
     return _build_bank(shank, preprocessor, templates)
-
-
-def _follow_units(
-    shank: _Shank,
-    preprocessor: Preprocessor,
-    bank: TemplateBank,
-    peaks: Peaks,
-    unit_of_peak: np.ndarray,
-    place: np.ndarray,
-) -> MovingBank:
-    """Follow the units over time where drift cannot be corrected in space."""
-    return follow_units(
-        shank.recording,
-        preprocessor,
-        _learn_blocks(shank),
-        bank,
-        peaks,
-        unit_of_peak,
-        place,
-        shank.params.match,
-        shank.params.merge,
-        run=shank.params.run,
-        on_block=shank.report("refine"),
-    )
 
 
 def _report_step(shank: _Shank, step: int) -> Callable[[float], None]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from accm_core.params import SorterParams
-from accm_core.signal.chunks import cut_blocks, spread_blocks
+from accm_core.signal.chunks import Block, cut_blocks, spread_blocks
 from accm_core.signal.geometry import channel_distances, nearest_channels
 from accm_core.signal.matched import measure_matched_filter
 from accm_core.signal.motion import Motion, can_move, estimate_motion, shank_axis
@@ -33,12 +33,15 @@ class Survey:
     snippets : Snippets
     noise : ndarray of shape (n_noise, n_samples, n_slots), float32
         Snippets in which nothing exceeds the threshold.
+    blocks : list of Block
+        Of the recording that were looked at.
     """
 
     preprocessor: Preprocessor
     neighborhoods: np.ndarray
     snippets: Snippets
     noise: np.ndarray
+    blocks: list[Block]
 
 
 def survey_shank(
@@ -109,4 +112,4 @@ def survey_shank(
             # snippets cut with the first estimate cluster as well; what is matched needs the better one
             preprocessor = measure(estimate_motion(collected.depths, centers, locations, before=motion))
     report("motion")(1.0)
-    return Survey(preprocessor, neighborhoods, collected.snippets, collected.noise)
+    return Survey(preprocessor, neighborhoods, collected.snippets, collected.noise, blocks)

@@ -7,6 +7,7 @@ number of clusters is what remains when every neighbour has been compared.
 """
 
 import warnings
+from collections.abc import Callable
 
 import numba
 import numpy as np
@@ -57,7 +58,7 @@ def cluster_embedding(embedding: np.ndarray, params: ClusterParams, *, seed: int
             break
         for first, second in pairs:
             _compare(points, labels, first, second, compared, params.split_threshold)
-    return _number_labels(labels, params.min_size)
+    return number_labels(labels, params.min_size)
 
 
 def cluster_neighborhoods(
@@ -88,11 +89,30 @@ def cluster_neighborhoods(
         Where each cluster was found.
     """
     neighborhood = find_neighborhoods(channel_index, neighborhoods)
-    labels = np.full(len(embedding), -1, dtype=np.int64)
+    return cluster_each(neighborhood, lambda rows: cluster_embedding(embedding[rows], params, seed=seed))
+
+
+def cluster_each(
+    neighborhood: np.ndarray, cluster: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cluster each neighbourhood, and number all clusters.
+
+    Parameters
+    ----------
+    neighborhood : ndarray of shape (n_spikes,), int64
+    cluster : callable
+        Given some rows, labels from 0; -1 for none.
+
+    Returns
+    -------
+    labels, neighborhood_of
+        As from `cluster_neighborhoods`.
+    """
+    labels = np.full(len(neighborhood), -1, dtype=np.int64)
     neighborhood_of: list[int] = []
     for place in np.unique(neighborhood):
         rows = np.flatnonzero(neighborhood == place)
-        local = cluster_embedding(embedding[rows], params, seed=seed)
+        local = cluster(rows)
         labels[rows] = np.where(local >= 0, local + len(neighborhood_of), -1)
         neighborhood_of += [int(place)] * (int(local.max(initial=-1)) + 1)
     return labels, np.array(neighborhood_of, dtype=np.int64)
@@ -184,9 +204,10 @@ def project_on_separation(points: np.ndarray, is_second: np.ndarray) -> np.ndarr
     return points @ direction
 
 
-def _number_labels(labels: np.ndarray, min_size: int) -> np.ndarray:
+def number_labels(labels: np.ndarray, min_size: int) -> np.ndarray:
+    """Labels from 0 without holes, (n,); -1 for those of too few points and for what was negative."""
     ids, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    kept = counts >= min_size
+    kept = (counts >= min_size) & (ids >= 0)
     numbers = np.full(len(ids), -1, dtype=np.int64)
     numbers[kept] = np.arange(kept.sum())
     return numbers[inverse]

@@ -7,8 +7,9 @@ tells neurons apart that cross each other's ways.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import combinations
 
 import numpy as np
 from scipy import linalg
@@ -16,7 +17,8 @@ from scipy.interpolate import BSpline
 from scipy.spatial import cKDTree
 from threadpoolctl import threadpool_limits
 
-from accm_core.sorting.moving import average_bins, smooth_course
+from accm_core.sorting.cluster import cluster_each, number_labels
+from accm_core.sorting.moving import average_bins, measure_separation, smooth_course, unit_length
 from accm_core.types import Snippets
 
 logger = logging.getLogger(__name__)
@@ -36,10 +38,16 @@ MIN_SPIKES, MIN_WEIGHT = 15, 5
 """Spikes that a part of a neuron needs to be one itself, and weight below which a neuron vanishes."""
 NUM_ROUNDS, NUM_STEPS = 4, 10
 """Of taking apart and joining, and of expectation and maximisation in each."""
+NUM_AXES, CUTS = 4, (0.15, 0.5, 0.85)
+"""Main directions of a neuron's spikes along which it is cut for a start, and at which quantiles."""
+SURE, SURER = 0.8, 0.9
+"""Probability from which on spikes give a neuron's covariance, and that of all neurons."""
 FREEDOM = 4
 """Independent shapes on a neuron's way, as the criterion counts them."""
 MIN_SEPARATION = 4.0
 """Standard deviations between two neurons at the same place; two halves of one hump are up to 3.5 apart."""
+MIN_MEETINGS = 4
+"""Spikes (harmonic sum) at the same places to judge that by."""
 NEAR = 150.0
 """Squared distance, somewhere, of two neurons that are tried as one."""
 POOLED_SPIKES = 60
@@ -79,6 +87,22 @@ class _Neuron:
     course: np.ndarray
     covariance: np.ndarray
     weight: float
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Neurons, their covariance in common, and how points are shared out among them (see `_share_out`)."""
+
+    neurons: list[_Neuron]
+    pooled: np.ndarray
+    shares: np.ndarray
+    log_density: np.ndarray
+
+    @property
+    def rows(self) -> list[np.ndarray]:
+        """Points that most likely are each neuron's."""
+        best = self.shares.argmax(axis=1)
+        return [np.flatnonzero(best == number) for number in range(len(self.neurons))]
 
 
 @dataclass(frozen=True)
@@ -134,15 +158,11 @@ def cluster_drifting(
         low, high = np.quantile(place, OUTERMOST)
         step = np.floor(NUM_PLACES * (place - low) / max(high - low, 1e-12))
         at_place = np.clip(step, 0, NUM_PLACES - 1).astype(np.int64)[bins]
-        found = np.full(len(labels), -1, dtype=np.int64)
-        neighborhood_of: list[int] = []
-        for hood in np.unique(neighborhood):
-            rows = np.flatnonzero(neighborhood == hood)
-            local = _fit_mixture(points[rows], at_place[rows], labels[rows])
-            found[rows] = np.where(local >= 0, local + len(neighborhood_of), -1)
-            neighborhood_of += [int(hood)] * (int(local.max(initial=-1)) + 1)
+        found, neighborhood_of = cluster_each(
+            neighborhood, lambda rows: _fit_mixture(points[rows], at_place[rows], labels[rows])
+        )
     logger.info("tissue moves: %d clusters", len(neighborhood_of))
-    return Drift(found, np.array(neighborhood_of, dtype=np.int64), place)
+    return Drift(found, neighborhood_of, place)
 
 
 def _whiten(snippets: Snippets, noise: np.ndarray, neighborhood: np.ndarray) -> np.ndarray:
@@ -203,26 +223,20 @@ def _fit_mixture(values: np.ndarray, place: np.ndarray, labels: np.ndarray) -> n
         for cluster in range(start.max(initial=-1) + 1)
         if np.count_nonzero(start == cluster) >= MIN_WEIGHT
     ]
-    neurons, shares, pooled = _improve(points, neurons, pooled, NUM_STEPS, pool=True)
+    fit = _improve(points, neurons, pooled, NUM_STEPS, pool=True)
     for _ in range(NUM_ROUNDS):
-        neurons = _take_apart(points, neurons, shares, pooled)
-        neurons += _find_newborn(points, shares, pooled)
-        neurons, shares, pooled = _improve(points, neurons, pooled, NUM_STEPS, pool=True)
-        neurons = _join(points, neurons, shares, pooled)
-        neurons, shares, pooled = _improve(points, neurons, pooled, NUM_STEPS // 2, pool=True)
-    shares, _ = _share_out(everything, neurons)
+        neurons = _take_apart(points, fit) + _find_newborn(points, fit)
+        fit = _improve(points, neurons, fit.pooled, NUM_STEPS, pool=True)
+        fit = _improve(points, _join(points, fit), fit.pooled, NUM_STEPS // 2, pool=True)
+    shares, _ = _share_out(everything, fit.neurons)
     best = shares.argmax(axis=1)
-    ids, inverse, counts = np.unique(best, return_inverse=True, return_counts=True)
-    kept = (counts >= MIN_SPIKES) & (ids < len(neurons))
-    numbers = np.full(len(ids), -1, dtype=np.int64)
-    numbers[kept] = np.arange(kept.sum())
-    return np.asarray(numbers[inverse])
+    return number_labels(np.where(best < len(fit.neurons), best, -1), MIN_SPIKES)
 
 
 def _fit_neuron(points: _Points, weights: np.ndarray, pooled: np.ndarray) -> _Neuron:
     """One neuron from the points that are its own by their weights, (n,)."""
     course = _fit_course(points, weights)
-    own = np.flatnonzero(weights > 0.8)
+    own = np.flatnonzero(weights > SURE)
     rest = _core(points.values[own] - course[points.place[own]], pooled)
     covariance = (CORE_LACKS * rest.T @ rest + POOLED_SPIKES * pooled) / (len(rest) + POOLED_SPIKES)
     return _Neuron(course, covariance, weights.sum() / len(weights))
@@ -280,16 +294,15 @@ def _share_out(points: _Points, neurons: list[_Neuron]) -> tuple[np.ndarray, np.
 
 def _improve(
     points: _Points, neurons: list[_Neuron], pooled: np.ndarray, num_steps: int, *, pool: bool = False
-) -> tuple[list[_Neuron], np.ndarray, np.ndarray]:
-    """Expectation and maximisation: neurons, shares as they end, and their common covariance."""
+) -> _Fit:
+    """Expectation and maximisation."""
     for _ in range(num_steps):
         shares, _ = _share_out(points, neurons)
         kept = np.flatnonzero(shares[:, :-1].sum(axis=0) >= MIN_WEIGHT)
         neurons = [_fit_neuron(points, shares[:, k], pooled) for k in kept]
         if pool:
             pooled = _pool_covariance(points, neurons, shares[:, kept], pooled)
-    shares, _ = _share_out(points, neurons)
-    return neurons, shares, pooled
+    return _Fit(neurons, pooled, *_share_out(points, neurons))
 
 
 def _pool_covariance(
@@ -298,7 +311,7 @@ def _pool_covariance(
     """Covariance of the spikes that surely are some neuron's, around its course."""
     rests = []
     for neuron, share in zip(neurons, shares.T, strict=True):
-        own = np.flatnonzero(share > 0.9)
+        own = np.flatnonzero(share > SURER)
         rests.append(_core(points.values[own] - neuron.course[points.place[own]], pooled))
     rest = np.concatenate([*rests, np.zeros((0, points.values.shape[1]))])
     if len(rest) < POOLED_SPIKES:
@@ -306,45 +319,37 @@ def _pool_covariance(
     return np.asarray(CORE_LACKS * rest.T @ rest / len(rest) + 0.05 * np.eye(rest.shape[1]))
 
 
-def _take_apart(
-    points: _Points, neurons: list[_Neuron], shares: np.ndarray, pooled: np.ndarray
-) -> list[_Neuron]:
+def _take_apart(points: _Points, fit: _Fit) -> list[_Neuron]:
     """Each neuron, or the two that explain its points better and are far enough apart."""
-    best = shares.argmax(axis=1)
     result: list[_Neuron] = []
-    for number, neuron in enumerate(neurons):
-        own = points.select(np.flatnonzero(best == number))
-        pair = _split(own, pooled) if len(own.values) >= 2 * MIN_SPIKES else None
-        scale = neuron.weight
-        result += (
-            [neuron] if pair is None else [_Neuron(p.course, p.covariance, p.weight * scale) for p in pair]
-        )
+    for neuron, rows in zip(fit.neurons, fit.rows, strict=True):
+        own = points.select(rows)
+        pair = _split(own, fit.pooled) if len(own.values) >= 2 * MIN_SPIKES else None
+        result += [neuron] if pair is None else [replace(n, weight=n.weight * neuron.weight) for n in pair]
     return result
 
 
 def _split(own: _Points, pooled: np.ndarray) -> list[_Neuron] | None:
     """The best two neurons that some points may come from; None when one explains them as well."""
-    everyone = np.ones(len(own.values))
-    alone, _, _ = _improve(own, [_fit_neuron(own, everyone, pooled)], pooled, 2)
-    if not alone:
+    alone = _improve(own, [_fit_neuron(own, np.ones(len(own.values)), pooled)], pooled, 2)
+    if not alone.neurons:
         return None
-    _, before = _share_out(own, alone)
-    rest = own.values - alone[0].course[own.place]
+    rest = own.values - alone.neurons[0].course[own.place]
     _, axes = linalg.eigh(rest.T @ rest)
     best, pair = 0.0, None
-    for axis in axes.T[::-1][:4]:
+    for axis in axes.T[::-1][:NUM_AXES]:
         along = rest @ axis
-        for cut in np.quantile(along, (0.15, 0.5, 0.85)):
+        for cut in np.quantile(along, CUTS):
             beyond = along > cut
             halves = [_fit_neuron(own, side.astype(np.float64), pooled) for side in (~beyond, beyond)]
-            halves, shares, _ = _improve(own, halves, pooled, NUM_STEPS)
-            if len(halves) < 2 or shares[:, :2].sum(axis=0).min() < MIN_SPIKES:
+            fit = _improve(own, halves, pooled, NUM_STEPS)
+            fewer = fit.shares[:, :-1].sum(axis=0).min(initial=np.inf)
+            if len(fit.neurons) < 2 or fewer < MIN_SPIKES:
                 continue
-            _, after = _share_out(own, halves)
-            fewer = shares[:, :2].sum(axis=0).min()
-            gain = after.sum() - before.sum() - _cost(own, fewer)
-            if gain > best and _separation(own, shares[:, 1] > shares[:, 0], pooled) >= MIN_SEPARATION:
-                best, pair = gain, halves
+            gain = fit.log_density.sum() - alone.log_density.sum() - _cost(own, fewer)
+            is_second = fit.shares[:, 1] > fit.shares[:, 0]
+            if gain > best and _separation(own, is_second, pooled) >= MIN_SEPARATION:
+                best, pair = gain, fit.neurons
     return pair
 
 
@@ -354,29 +359,22 @@ def _cost(points: _Points, num_spikes: float) -> float:
 
 
 def _separation(points: _Points, is_second: np.ndarray, pooled: np.ndarray) -> float:
-    """Distance of two groups at the same place, in standard deviations; infinite where they never meet."""
-    sides = []
-    for own in (~is_second, is_second):
-        means = average_bins(points.values[own], points.place[own], NUM_PLACES)
-        if not means.counts.any():
-            return 0.0
-        sides.append((own, _fit_course(points, own.astype(np.float64))))
-    axis = (sides[1][1] - sides[0][1]) @ np.linalg.inv(pooled)
-    axis /= np.maximum(np.linalg.norm(axis, axis=1, keepdims=True), 1e-12)
+    """Distance of two groups at the same place, in standard deviations; infinite where they hardly meet."""
+    if is_second.all() or not is_second.any():
+        return 0.0
+    sides = (~is_second, is_second)
+    courses = [_fit_course(points, own.astype(np.float64)) for own in sides]
+    axis = unit_length((courses[1] - courses[0]) @ np.linalg.inv(pooled))
     along = (points.values * axis[points.place]).sum(axis=1, keepdims=True)
-    first, second = (average_bins(along[own], points.place[own], NUM_PLACES) for own, _ in sides)
-    shared = np.flatnonzero((first.counts > 0) & (second.counts > 0))
-    if len(shared) == 0:
-        return float(np.inf)
-    weight = 1 / (1 / first.counts[shared] + 1 / second.counts[shared])
-    apart = weight @ (second.mean[shared, 0] - first.mean[shared, 0]) / weight.sum()
-    spread = np.sqrt(0.5 * (first.scatter + second.scatter))
-    return float(abs(apart) / spread) if weight.sum() >= 4 else float(np.inf)
+    separation, num_meetings = measure_separation(
+        *(average_bins(along[own], points.place[own], NUM_PLACES) for own in sides)
+    )
+    return separation if num_meetings >= MIN_MEETINGS else np.inf
 
 
-def _find_newborn(points: _Points, shares: np.ndarray, pooled: np.ndarray) -> list[_Neuron]:
+def _find_newborn(points: _Points, fit: _Fit) -> list[_Neuron]:
     """A neuron where the points that are none's lie densest, if there are enough."""
-    stray = np.flatnonzero(shares[:, -1] > 0.5)
+    stray = np.flatnonzero(fit.shares[:, -1] > 0.5)
     if len(stray) <= MIN_SPIKES:
         return []
     own = points.select(stray)
@@ -384,43 +382,41 @@ def _find_newborn(points: _Points, shares: np.ndarray, pooled: np.ndarray) -> li
     distance, _ = cKDTree(spots).query(spots, k=MIN_SPIKES)
     densest = distance[:, -1].argmin()
     near = np.linalg.norm(spots - spots[densest], axis=1) <= distance[densest, -1]
-    newborn = _fit_neuron(own, near.astype(np.float64), pooled)
-    return [_Neuron(newborn.course, newborn.covariance, near.sum() / len(points.values))]
+    newborn = _fit_neuron(own, near.astype(np.float64), fit.pooled)
+    return [replace(newborn, weight=near.sum() / len(points.values))]
 
 
-def _join(points: _Points, neurons: list[_Neuron], shares: np.ndarray, pooled: np.ndarray) -> list[_Neuron]:
+def _join(points: _Points, fit: _Fit) -> list[_Neuron]:
     """Neurons of which one explains the points as well as two, joined, the nearest first."""
-    best = shares.argmax(axis=1)
-    groups = {number: (neuron, np.flatnonzero(best == number)) for number, neuron in enumerate(neurons)}
-    tried: set[tuple[int, int]] = set()
-    while True:
-        near = [
-            (distance, one, other)
-            for one in groups
-            for other in groups
-            if one < other
-            and (one, other) not in tried
-            and (distance := _nearest(points, groups[one], groups[other])) < NEAR
-        ]
-        if not near:
-            return [neuron for neuron, _ in groups.values()]
-        _, one, other = min(near)
-        tried.add((one, other))
-        rows = np.sort(np.concatenate([groups[one][1], groups[other][1]]))
+    groups = dict(enumerate(zip(fit.neurons, fit.rows, strict=True)))
+    distances = {
+        (one, other): _nearest(points, groups[one], groups[other]) for one, other in combinations(groups, 2)
+    }
+    next_number = len(groups)
+    while distances:
+        pair = min(distances, key=lambda numbers: (distances[numbers], numbers))
+        if distances.pop(pair) >= NEAR:
+            break
+        rows = np.sort(np.concatenate([groups[number][1] for number in pair]))
         if len(rows) < MIN_WEIGHT:
             continue
         own = points.select(rows)
-        pair = [groups[number][0] for number in (one, other)]
-        weight = sum(neuron.weight for neuron in pair)
-        pair = [_Neuron(n.course, n.covariance, n.weight / weight) for n in pair]
-        pair, _, _ = _improve(own, pair, pooled, 3)
-        single, _, _ = _improve(own, [_fit_neuron(own, np.ones(len(rows)), pooled)], pooled, 5)
-        gain = _share_out(own, pair)[1].sum() - _share_out(own, single)[1].sum()
-        fewer = min(len(groups[one][1]), len(groups[other][1]))
-        if single and gain < _cost(points, fewer):
-            del groups[one], groups[other]
-            joined = _Neuron(single[0].course, single[0].covariance, weight)
-            groups[len(neurons) + len(tried)] = (joined, rows)
+        neurons = [groups[number][0] for number in pair]
+        weight = sum(neuron.weight for neuron in neurons)
+        two = _improve(own, [replace(n, weight=n.weight / weight) for n in neurons], fit.pooled, 3)
+        one = _improve(own, [_fit_neuron(own, np.ones(len(rows)), fit.pooled)], fit.pooled, 5)
+        gain = two.log_density.sum() - one.log_density.sum()
+        fewer = min(len(groups[number][1]) for number in pair)
+        if one.neurons and gain < _cost(points, fewer):
+            groups = {number: group for number, group in groups.items() if number not in pair}
+            distances = {other: d for other, d in distances.items() if not set(other) & set(pair)}
+            joined = (replace(one.neurons[0], weight=weight), rows)
+            distances |= {
+                (number, next_number): _nearest(points, group, joined) for number, group in groups.items()
+            }
+            groups[next_number] = joined
+            next_number += 1
+    return [neuron for neuron, _ in groups.values()]
 
 
 def _nearest(points: _Points, one: tuple[_Neuron, np.ndarray], other: tuple[_Neuron, np.ndarray]) -> float:

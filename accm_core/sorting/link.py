@@ -11,7 +11,7 @@ import numpy as np
 from accm_core.params import to_samples
 from accm_core.sorting.match import TemplateBank
 from accm_core.sorting.merge import REFRACTORY_MS, count_in_same_second, count_pairs
-from accm_core.sorting.moving import Means, average_bins, smooth_course
+from accm_core.sorting.moving import Means, average_bins, measure_separation, smooth_course, unit_length
 
 MIN_SIMILARITY = 0.85
 """Cosine of two templates, where they meet, from which on they are compared."""
@@ -240,8 +240,8 @@ def _measure(
     stretch = np.arange(num_bins) // bins_per_stretch
     middle = 0.5 * (own.smooth + other.smooth)
     slope = np.einsum("rs,tsc->trc", derive, middle.reshape(len(middle), len(derive), -1))
-    slope = _unit_length(slope.reshape(middle.shape))
-    axis = _unit_length(_leave_out(own.smooth - other.smooth, slope))
+    slope = unit_length(slope.reshape(middle.shape))
+    axis = unit_length(_leave_out(own.smooth - other.smooth, slope))
     means = [_leave_out(c.in_bins.mean, slope[stretch]) for c in (own, other)]
     counts = [c.in_bins.counts for c in (own, other)]
     total = num_near = 0.0
@@ -259,17 +259,7 @@ def _measure(
         average_bins((c.points * axis[stretch[c.bins]]).sum(axis=1, keepdims=True), c.bins, num_bins)
         for c in (own, other)
     ]
-    shared = np.flatnonzero((counts[0] > 0) & (counts[1] > 0))
-    if len(shared) == 0:
-        return float(ratio), float(num_near), np.inf, 0.0
-    weight = 1 / (1 / counts[0][shared] + 1 / counts[1][shared])
-    apart = weight @ (along[0].mean[shared, 0] - along[1].mean[shared, 0]) / weight.sum()
-    spread = np.sqrt(0.5 * (along[0].scatter + along[1].scatter))
-    return float(ratio), float(num_near), float(abs(apart) / spread), float(weight.sum())
-
-
-def _unit_length(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    return float(ratio), float(num_near), *measure_separation(*along)
 
 
 def _leave_out(vectors: np.ndarray, direction: np.ndarray) -> np.ndarray:

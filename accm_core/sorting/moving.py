@@ -89,6 +89,35 @@ def average_bins(points: np.ndarray, bins: np.ndarray, num_bins: int) -> Means:
     return Means(counts, mean, scatter)
 
 
+def measure_separation(first: Means, second: Means) -> tuple[float, float]:
+    """Distance of two groups of numbers within the same bins.
+
+    Parameters
+    ----------
+    first, second : Means
+        Of one dimension.
+
+    Returns
+    -------
+    separation : float
+        In standard deviations; infinite where the two never share a bin.
+    num_meetings : float
+        Harmonic sum of the points that it rests on.
+    """
+    shared = np.flatnonzero((first.counts > 0) & (second.counts > 0))
+    if len(shared) == 0:
+        return np.inf, 0.0
+    weight = 1 / (1 / first.counts[shared] + 1 / second.counts[shared])
+    apart = weight @ (first.mean[shared, 0] - second.mean[shared, 0]) / weight.sum()
+    spread = np.sqrt(0.5 * (first.scatter + second.scatter))
+    return float(abs(apart) / spread), float(weight.sum())
+
+
+def unit_length(vectors: np.ndarray) -> np.ndarray:
+    """Vectors along the last axis, scaled to length 1; zero stays zero."""
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12))
+
+
 def smooth_course(means: Means) -> np.ndarray:
     """Most likely course of a template that takes random steps, given its mean in each bin.
 

@@ -78,10 +78,7 @@ def follow_units(
         Called with the share that is done.
     """
     max_lag = to_samples(merge.max_lag_ms, recording.sampling_frequency)
-    firsts = np.arange(0, len(place), BINS_PER_STRETCH)
-    counts = np.diff(np.r_[firsts, len(place)])
-    order = np.argsort(np.add.reduceat(place, firsts) / counts, kind="stable")
-    rank = np.argsort(order)
+    rank = _rank_stretches(place)
     starts = np.array([block.start for block in blocks[:: BLOCKS_PER_BIN * BINS_PER_STRETCH]])
     moving = MovingBank(bank, starts, np.repeat(bank.weights[None], len(starts), axis=0))
     scale_std = np.full(len(bank.energy), params.scale_std)
@@ -105,6 +102,13 @@ def follow_units(
         find = _matcher(moving, params, refractory)
         logger.info("%d units followed", len(moving.mean.energy))
     return moving
+
+
+def _rank_stretches(place: np.ndarray) -> np.ndarray:
+    """Rank of each stretch, (n_stretches,), by the mean place of its bins."""
+    firsts = np.arange(0, len(place), BINS_PER_STRETCH)
+    counts = np.diff(np.r_[firsts, len(place)])
+    return np.argsort(np.argsort(np.add.reduceat(place, firsts) / counts, kind="stable"))
 
 
 def _peak_reader(peaks: Peaks, unit_of_peak: np.ndarray, margin: int, sampling_frequency: float) -> _Finder:
