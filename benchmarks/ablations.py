@@ -170,5 +170,13 @@ ABLATIONS = {
         "small spikes behind a gap in a unit's sizes stay",
         make_patches=lambda: (patch.object(pipeline, "find_far_spikes", _find_no_spikes),),
     ),
+    "accm-no-echoes": Ablation(
+        "units that are the ends of larger units' templates stay",
+        make_patches=lambda: (patch.object(pipeline, "find_echoes", _find_none),),
+    ),
+    "accm-no-cut-off": Ablation(
+        "units of which much seems to lie under the threshold stay",
+        make_patches=lambda: (patch.object(pipeline, "find_cut_off", _find_none),),
+    ),
     "accm-no-drift": Ablation("drift is neither corrected nor followed", {"motion": {"correct": "off"}}),
 }

@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,27 +16,24 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Peer:
-    """Packages it needs, the one whose version is told first; options that say nothing drifts."""
+    """Packages it needs, the one whose version is told first; the option that has it correct drift."""
 
     packages: tuple[str, ...]
-    options: dict[str, Any]
+    correct_drift: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
     takes_seed: bool = False
 
 
-# nothing drifts in the simulated sets: looking for it costs time, and on few channels accuracy
+SPIKEINTERFACE = Peer(
+    ("spikeinterface", "hdbscan", "networkx"), correct_drift="apply_motion_correction", takes_seed=True
+)
 PEERS = {
-    "lupin": Peer(
-        ("spikeinterface", "hdbscan", "networkx"), {"apply_motion_correction": False}, takes_seed=True
-    ),
-    "spykingcircus2": Peer(
-        ("spikeinterface", "hdbscan", "networkx"), {"apply_motion_correction": False}, takes_seed=True
-    ),
-    "tridesclous2": Peer(
-        ("spikeinterface", "hdbscan", "networkx"), {"apply_motion_correction": False}, takes_seed=True
-    ),
-    "mountainsort5": Peer(("mountainsort5", "spikeinterface"), {"scheme": "2"}),
-    "kilosort4": Peer(("kilosort", "spikeinterface"), {"do_correction": False}),
-    "spikesift": Peer(("spikesift", "spikeinterface"), {}),
+    "lupin": SPIKEINTERFACE,
+    "spykingcircus2": SPIKEINTERFACE,
+    "tridesclous2": SPIKEINTERFACE,
+    "mountainsort5": Peer(("mountainsort5", "spikeinterface"), options={"scheme": "2"}),
+    "kilosort4": Peer(("kilosort", "spikeinterface"), correct_drift="do_correction"),
+    "spikesift": Peer(("spikesift", "spikeinterface")),
 }
 
 
@@ -49,8 +46,13 @@ def find_version(name: str) -> str:
     return f"{package} {version(package)}"
 
 
-def prepare_peer(name: str, *, device: str, seed: int) -> Callable[[Path], dict[str, np.ndarray]]:
-    """Import what the peer needs; what is returned sorts a session into spike times (s) by unit."""
+def prepare_peer(
+    name: str, *, device: str, seed: int, correct_drift: bool
+) -> Callable[[Path], dict[str, np.ndarray]]:
+    """Import what the peer needs; what is returned sorts a session into spike times (s) by unit.
+
+    Looking for drift where nothing drifts costs time, and on few channels accuracy: it has to be asked for.
+    """
     import spikeinterface.extractors as extractors
     import spikeinterface.sorters as sorters
     from spikeinterface import set_global_job_kwargs
@@ -58,6 +60,8 @@ def prepare_peer(name: str, *, device: str, seed: int) -> Callable[[Path], dict[
     set_global_job_kwargs(n_jobs=-1, chunk_duration="1s", progress_bar=False)
     peer = PEERS[name]
     options = peer.options | ({"seed": seed} if peer.takes_seed else {})
+    if peer.correct_drift:
+        options[peer.correct_drift] = correct_drift
     if name == "kilosort4":
         options["torch_device"] = device
 

@@ -1,6 +1,7 @@
 """One sort in a process of its own, so that its time and its peak memory are its own.
 
-``python -m benchmarks.worker SORTER SESSION NUM_UNITS SEED DEVICE OUTPUT`` is what ``benchmarks.run`` starts.
+``python -m benchmarks.worker SORTER SESSION NUM_UNITS SEED DEVICE DRIFT OUTPUT`` is what ``benchmarks.run``
+starts; with DRIFT 1 other sorters are to correct it (ours finds out by itself).
 """
 
 import os
@@ -21,8 +22,10 @@ Trains = dict[str, np.ndarray]
 
 
 def main() -> None:
-    sorter, session, num_units, seed, device, output = sys.argv[1:]
-    sort = prepare(sorter, num_units=int(num_units), seed=int(seed), device=device)
+    sorter, session, num_units, seed, device, drift, output = sys.argv[1:]
+    sort = prepare(
+        sorter, num_units=int(num_units), seed=int(seed), device=device, correct_drift=bool(int(drift))
+    )
     start, cpu_start = time.perf_counter(), cpu_seconds()
     trains = sort(Path(session))
     seconds, cpu = time.perf_counter() - start, cpu_seconds() - cpu_start
@@ -48,10 +51,12 @@ def peak_mib() -> float:
     return max(own, others)
 
 
-def prepare(sorter: str, *, num_units: int, seed: int, device: str) -> Callable[[Path], Trains]:
+def prepare(
+    sorter: str, *, num_units: int, seed: int, device: str, correct_drift: bool
+) -> Callable[[Path], Trains]:
     """Import what the sorter needs; what is returned sorts a session into spike times (s) by unit."""
     if sorter in PEERS:
-        return prepare_peer(sorter, device=device, seed=seed)
+        return prepare_peer(sorter, device=device, seed=seed, correct_drift=correct_drift)
     if sorter == "pca-kmeans":
         from benchmarks.baseline import sort_pca_kmeans
 

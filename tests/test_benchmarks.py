@@ -3,6 +3,7 @@
 import inspect
 import json
 import xml.etree.ElementTree as ET
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,19 @@ from accm_core.params import SorterParams, validate_params
 from benchmarks.ablations import ABLATIONS
 from benchmarks.peers import PEERS, is_installed
 from benchmarks.picture import KINDS, Dot, accuracy_ticks, draw_accuracy_speed, place_labels, speed_ticks
-from benchmarks.run import SETS, SORTERS, WHAT, load_rows, make_dots, save_row, sort_and_score, worth_sorting
+from benchmarks.run import (
+    CORRECTABLE,
+    SETS,
+    SORTERS,
+    WHAT,
+    drifts,
+    load_rows,
+    make_dots,
+    make_section,
+    save_row,
+    sort_and_score,
+    worth_sorting,
+)
 from benchmarks.table import (
     BEGIN,
     DONE,
@@ -116,6 +129,15 @@ def test_rows_are_kept_and_read_again(tmp_path):
     assert kept["wire-easy", "lupin", 0] == json.loads(path.read_text().splitlines()[-1])
 
 
+def test_still_and_drifting_sets_are_summed_up_apart():
+    rows = [make_row("tetrode", "accm"), make_row("tetrode-drift", "accm", accuracy=0.4)]
+    rows = [row | {"commit": "c", "machine": "m"} for row in rows]
+    options = Namespace(sets=["tetrode", "tetrode-drift"], sorters=["accm"], seeds=[0], device="cpu")
+    lines = [line for line in make_section(rows, [], options).split("\n") if line.startswith("| accm")]
+    assert [line.split(" | ")[1] for line in lines] == ["80.0", "40.0"]
+    assert [dot.accuracy for dot in make_dots(rows, ["accm"])] == [0.8]
+
+
 def test_dots_are_of_sorters_that_sorted():
     rows = [*ROWS, make_row("tetrode", "accm-pca"), make_row("tetrode", "pca-kmeans")]
     dots = make_dots(rows, ["accm", "accm-pca", "pca-kmeans", "lupin", "kilosort4"])
@@ -199,6 +221,10 @@ def test_every_set_says_what_it_is():
     assert set(PEERS) <= set(SORTERS)
     assert [name for name in SETS if not worth_sorting(name, "pca-kmeans")] == ["noise-alone"]
     assert all(worth_sorting(name, "accm") for name in SETS)
+    assert [name for name in SETS if worth_sorting(name, "accm-no-drift")] == [
+        name for name in SETS if not worth_sorting(name, "accm-pca")
+    ]
+    assert set(CORRECTABLE) < {name for name in SETS if drifts(name)}
 
 
 def test_a_peer_that_is_not_there_is_known(monkeypatch):
@@ -211,7 +237,7 @@ def test_a_peer_that_is_not_there_is_known(monkeypatch):
 
 def test_a_sort_that_fails_gives_a_row_with_its_reason(tmp_path, capsys):
     session = tmp_path / "absent.nwb"
-    row = sort_and_score("pca-kmeans", session, tmp_path / "truth.nwb", 3, 0, "cpu")
+    row = sort_and_score("pca-kmeans", session, tmp_path / "truth.nwb", 3, 0, "cpu", correct_drift=False)
     assert list(row) == ["status"]
     assert row["status"].startswith("failed: ")
     assert "absent.nwb" in row["status"]
