@@ -44,9 +44,9 @@ class FollowedBank:
     height_uV: np.ndarray  # noqa: N815  the unit's symbol
 
 
-def describe_bank(bank: TemplateBank, whitening: np.ndarray) -> FollowedBank:
-    """Find each unit's main channel and height in µV, by taking the whitening back."""
-    templates = bank.templates @ np.linalg.pinv(whitening)
+def describe_bank(bank: TemplateBank, unwhitening: np.ndarray) -> FollowedBank:
+    """Find each unit's main channel and height in µV; ``unwhitening`` takes the whitening back."""
+    templates = bank.templates @ unwhitening
     return FollowedBank(bank, main_channels(templates), main_heights(templates).astype(np.float32))
 
 
@@ -63,6 +63,7 @@ class Follower:
 
     def __init__(self, bank: TemplateBank, whitening: np.ndarray, pool: ThreadPoolExecutor) -> None:
         self._bank, self._whitening, self._pool = bank, whitening, pool
+        self._unwhitening = np.linalg.pinv(whitening)
         self._mean = bank.weights.astype(np.float64)
         # number of spikes, and their squared distances from the first template and from the running mean
         self._sums = np.zeros((3, len(bank.energy)))
@@ -96,7 +97,7 @@ class Follower:
         self._mean[fired] += (number / (number + MEMORY))[:, None, None] * (newest - self._mean[fired])
         strays = self._sums[1] - self._sums[2] > MIN_STRAY * self._sums[0]
         weights = np.where(strays[:, None, None], self._silenced(), first)
-        return describe_bank(self._bank.reweigh(weights, self._bank.prior**-0.5), self._whitening)
+        return describe_bank(self._bank.reweigh(weights, self._bank.prior**-0.5), self._unwhitening)
 
     def _silenced(self) -> np.ndarray:
         """The running mean, zero where its templates do not stand out."""

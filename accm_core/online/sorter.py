@@ -71,7 +71,7 @@ class _Shank:
         self._plan = plan
         self.stream = ShankStream(plan, stream.match, stream.lookahead, stream.sampling_frequency)
         whitening = plan.preprocessor.whitening
-        self._now: FollowedBank = describe_bank(plan.bank, whitening)
+        self._now: FollowedBank = describe_bank(plan.bank, np.linalg.pinv(whitening))
         self._follower = None if pool is None else Follower(plan.bank, whitening, pool)
         self._decided: list[Decided] = []
 

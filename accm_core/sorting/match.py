@@ -251,23 +251,26 @@ def _correlate_pairs(
     coefficients: np.ndarray, shapes: np.ndarray, kernels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fits of each template to each other that it touches; one unit at a time, to bound the memory."""
-    num_units, num_basis, _ = coefficients.shape
-    num_samples = kernels.shape[1]
-    courses = np.empty((num_basis, num_basis, 2 * num_samples - 1))
+    num_units, num_basis, num_channels = coefficients.shape
+    num_lags = 2 * kernels.shape[1] - 1
+    courses = np.empty((num_basis, num_basis, num_lags))
     for r in range(num_basis):
         for s in range(num_basis):
             courses[r, s] = np.correlate(shapes[r], kernels[s], mode="full")
     energy = (coefficients**2).sum(axis=(1, 2))
     pair_row = np.full((num_units, num_units), -1, dtype=np.int32)
-    rows: list[np.ndarray] = []
+    rows = [np.zeros((0, num_lags), dtype=np.float32)]
+    num_rows = 0
     for unit in range(num_units):
-        products = np.einsum("rc,vsc->vrs", coefficients[unit], coefficients, optimize=True)
-        lags = np.einsum("vrs,rsl->vl", products, courses, optimize=True)
+        products = coefficients.reshape(-1, num_channels) @ coefficients[unit].T
+        products = products.reshape(num_units, num_basis, num_basis).transpose(0, 2, 1)
+        lags = products.reshape(num_units, -1) @ courses.reshape(-1, num_lags)
         smaller = np.minimum(energy[unit], energy)
         interacts = np.flatnonzero(np.abs(lags).max(axis=1) > NEGLIGIBLE * np.maximum(smaller, 1e-12))
-        pair_row[unit, interacts] = len(rows) + np.arange(len(interacts))
-        rows.extend(lags[interacts].astype(np.float32))
-    return pair_row, np.array(rows, dtype=np.float32).reshape(len(rows), 2 * num_samples - 1)
+        pair_row[unit, interacts] = num_rows + np.arange(len(interacts))
+        rows.append(lags[interacts].astype(np.float32))
+        num_rows += len(interacts)
+    return pair_row, np.concatenate(rows)
 
 
 def fit_templates(traces: np.ndarray, bank: TemplateBank) -> np.ndarray:
@@ -640,20 +643,17 @@ def _subtract(fits, model, unit, t, offset, scale):  # type: ignore[no-untyped-d
     kernel = lanczos_kernel(-offset - base)
     num_lags = model.correlations.shape[1]
     start = first - t + base + num_lags // 2 - (LANCZOS_TAPS - 1)
-    values = np.empty(last - first, dtype=np.float32)
+    # with zeros around what is known, every sample has all taps: the compiler makes vectors of it
+    lags = np.zeros(last - first + 2 * LANCZOS_TAPS - 1, dtype=np.float32)
+    low, high = max(0, -start), min(len(lags), num_lags - start)
     for other in range(fits.shape[0]):
         row = model.pair_row[unit, other]
         if row < 0:
             continue
-        correlation = model.correlations[row]
-        values[:] = 0.0
-        for k in range(2 * LANCZOS_TAPS):
-            # tap by tap, all samples at once: the compiler makes vectors of it
-            low, high = max(0, -(start + k)), min(len(values), num_lags - start - k)
-            if low < high:
-                part, lags = values[low:high], correlation[start + k + low : start + k + high]
-                for s in range(len(part)):
-                    part[s] += kernel[k] * lags[s]
+        lags[low:high] = model.correlations[row, start + low : start + high]
         left = fits[other, first:last]
         for s in range(len(left)):
-            left[s] -= scale * values[s]
+            value = np.float32(0.0)
+            for k in range(2 * LANCZOS_TAPS):
+                value += kernel[k] * lags[s + k]
+            left[s] -= scale * value
