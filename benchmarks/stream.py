@@ -124,7 +124,8 @@ def load_session(options: argparse.Namespace) -> Session:
         fs, locations = recording.sampling_frequency, recording.channel_locations
         traces = recording.get_traces(0, recording.segments[-1].stop)
     samples = np.clip(np.rint(traces / GAIN_UV), -32768, 32767).astype("<i2")
-    return Session(samples, fs, GAIN_UV, locations, load_trains(options.truth, fs), None)
+    trains = {str(unit): train for unit, train in enumerate(load_trains(options.truth, fs))}
+    return Session(samples, fs, GAIN_UV, locations, trains, None)
 
 
 @contextmanager
