@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from accm_core.params import SorterParams, validate_params
+from accm_core.simulate import simulate, write_simulation
 from benchmarks.ablations import ABLATIONS
 from benchmarks.peers import PEERS, is_installed
 from benchmarks.picture import KINDS, Dot, accuracy_ticks, draw_accuracy_speed, place_labels, speed_ticks
@@ -25,6 +26,7 @@ from benchmarks.run import (
     sort_and_score,
     worth_sorting,
 )
+from benchmarks.stream import cut, load_session
 from benchmarks.table import (
     BEGIN,
     DONE,
@@ -233,6 +235,17 @@ def test_a_peer_that_is_not_there_is_known(monkeypatch):
     )
     assert not is_installed("kilosort4")
     assert is_installed("mountainsort5")
+
+
+def test_a_session_with_known_spikes_can_be_streamed_and_scored(tmp_path):
+    recording, truth = simulate(duration_s=1.0, num_units=3)
+    session, known = tmp_path / "session.nwb", tmp_path / "truth.npz"
+    write_simulation(session, recording, truth)
+    np.savez(known, sample_index=truth.sample_index, unit_index=truth.unit_index)
+    loaded = load_session(Namespace(session=session, truth=known))
+    assert loaded.samples.shape == (recording.num_samples, 4)
+    kept = cut(loaded.trains, 0.5, 1.0)
+    assert sum(map(len, kept.values())) == (truth.sample_index >= 0.5 * recording.sampling_frequency).sum()
 
 
 def test_a_sort_that_fails_gives_a_row_with_its_reason(tmp_path, capsys):
