@@ -184,7 +184,8 @@ def _check(client: httpx.Client, data: Path, jobs: list[dict[str, Any]], ids: li
         units = accm_core.read_sorting(path).num_units
         if units != job["result"]["units"]:
             problems.append(f"job {job['id']} has {units} units in its file, {job['result']['units']} told")
-        files = sorted(path.name for path in (data / "jobs" / job["id"]).iterdir())
-        if files != ["report.html", "session_sorted.nwb"]:
+        folder = data / "jobs" / job["id"]
+        files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+        if files != [f"{job['attempts']}/report.html", f"{job['attempts']}/session_sorted.nwb"]:
             problems.append(f"job {job['id']} left {files}")
     return problems

@@ -137,7 +137,8 @@ class Dispatcher(threading.Thread):
                     job.id,
                     job.kind,
                     self._jobs.request_of(job.id),
-                    str(self._settings.jobs_folder / job.id),
+                    str(self._settings.job_folder(job.id, job.attempts)),
+                    str(self._settings.data),
                     InputLimits.of(self._settings),
                     place.device,
                 )

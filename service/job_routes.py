@@ -85,7 +85,7 @@ async def get_result(request: Request) -> Response:
     if job.kind != "sort":
         path = registry().find_model(job.name or "")
         return FileResponse(path, filename=path.name, media_type="application/octet-stream")
-    path = request.app.state.server.settings.jobs_folder / job.id / RESULT
+    path = request.app.state.server.settings.job_folder(job.id, job.attempts) / RESULT
     name = f"{Path(job.input).stem or 'session'}_sorted.nwb"
     return _send_file(path, name, "application/x-hdf5", job, "attachment")
 
@@ -93,7 +93,7 @@ async def get_result(request: Request) -> Response:
 async def get_report(request: Request) -> Response:
     """The report of a sort, to be looked at."""
     job = await run_in_threadpool(_find_done, request)
-    path = request.app.state.server.settings.jobs_folder / job.id / REPORT
+    path = request.app.state.server.settings.job_folder(job.id, job.attempts) / REPORT
     if job.kind != "sort" or not path.is_file():
         raise ServiceError(404, f"Job {job.id} has no report: it is no sort, or was asked for without one.")
     response = _send_file(path, f"{Path(job.input).stem or 'session'}.html", "text/html", job, "inline")

@@ -56,6 +56,10 @@ class Settings(BaseModel):
         """Where each job has a folder of its own."""
         return self.data / "jobs"
 
+    def job_folder(self, job_id: str, attempt: int) -> Path:
+        """Where a job's start leaves its files: apart from an earlier one, which may still be at work."""
+        return self.jobs_folder / job_id / str(attempt)
+
     @property
     def streams_folder(self) -> Path:
         """Where online sessions keep what they calibrate on."""

@@ -74,8 +74,11 @@ def run_job(task: Task, on_news: Callable[[dict[str, Any]], None]) -> Outcome:
         Given ``{"job", "stage", "fraction", "eta_s"}`` or ``{"job", "log"}``.
     """
     folder = Path(task.folder)
-    shutil.rmtree(folder, ignore_errors=True)  # what an earlier start left
-    folder.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for earlier in folder.parent.iterdir():
+        if int(earlier.name) <= int(folder.name):  # whoever is still at work there was given up
+            shutil.rmtree(earlier, ignore_errors=True)
+    folder.mkdir()
     outcome = Outcome(interrupted="The job's process ended without a word.")
     with tempfile.TemporaryDirectory(prefix="tmp-", dir=folder) as scratch:
         process = _start(task, scratch)
@@ -91,6 +94,9 @@ def run_job(task: Task, on_news: Callable[[dict[str, Any]], None]) -> Outcome:
             code = process.wait()
         finally:
             _kill(process)
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
             with _lock:
                 _running.pop(task.id, None)
                 was_stopped = task.id in _stopped
@@ -103,6 +109,8 @@ def run_job(task: Task, on_news: Callable[[dict[str, Any]], None]) -> Outcome:
         outcome = Outcome(interrupted=f"The job's process was ended by {name}.{hint}")
     if outcome.result is None:
         shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # another start has its files there
+            folder.parent.rmdir()
     return outcome
 
 
@@ -115,7 +123,7 @@ def _start(task: Task, scratch: str) -> subprocess.Popen[str]:
         text=True,
         encoding="utf-8",
         start_new_session=True,
-        env={**environ_without_secrets(), "TMPDIR": scratch, "ACCM_DATA": str(Path(task.folder).parents[1])},
+        env={**environ_without_secrets(), "TMPDIR": scratch, "ACCM_DATA": task.data},
     )
     with _lock:
         _running[task.id] = process

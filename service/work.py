@@ -43,7 +43,9 @@ class Task:
     request : dict
         What was asked for.
     folder : str
-        The job's own; it is there and empty.
+        Of this start of the job: a number in the job's own folder. It is there and empty.
+    data : str
+        The data folder of the server.
     limits : InputLimits
         Where the inputs may come from.
     device : str
@@ -54,6 +56,7 @@ class Task:
     kind: str
     request: dict[str, Any]
     folder: str
+    data: str
     limits: InputLimits
     device: str
 
