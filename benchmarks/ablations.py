@@ -123,7 +123,7 @@ def _look_at_points(
 
 
 @numba.njit(cache=True, nogil=True)
-def _pursue_once(fits, blocked, model):  # type: ignore[no-untyped-def]
+def _pursue_once(fits, blocked, model, until):  # type: ignore[no-untyped-def]
     """``match.pursue`` without its revisions: a constant of a compiled function cannot be patched."""
     best_gain = np.zeros(fits.shape[1], dtype=np.float32)
     best_unit = np.zeros(fits.shape[1], dtype=np.int32)

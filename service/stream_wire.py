@@ -88,6 +88,7 @@ class FrameReader:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self._buffer = bytearray()
+        self._room = memoryview(bytearray(PIPE_BYTES))
 
     def read(self, timeout: float | None, most: int | None = None) -> list[Frame]:
         """All whole frames that are there, or so many, waiting for one at most this long (s).
@@ -99,10 +100,10 @@ class FrameReader:
         """
         frames = self._split(most)
         while not frames and select.select([self.descriptor], [], [], timeout)[0]:
-            content = os.read(self.descriptor, PIPE_BYTES)
-            if not content:
+            num_bytes = os.readv(self.descriptor, [self._room])
+            if num_bytes == 0:
                 raise EOFError
-            self._buffer += content
+            self._buffer += self._room[:num_bytes]
             frames = self._split(most)
         return frames
 

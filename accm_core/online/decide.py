@@ -62,7 +62,9 @@ def decide(fits, projected, model, recent, known, until, overlap_reach):  # type
     take_known(
         left, blocked, model, recent.sample_index - origin, recent.unit_index, recent.offset, recent.scale
     )
-    found, offset, unit, scale, gain, probability = pursue(left, blocked, model)
+    # what is not decided yet is explained again in the next step; none moves further than this at once
+    revised = until - origin + model.refractory
+    found, offset, unit, scale, gain, probability = pursue(left, blocked, model, revised)
     found += origin
     number = np.searchsorted(found, until)
     samples, units = np.concatenate((recent.sample_index, found)), np.concatenate((recent.unit_index, unit))

@@ -66,10 +66,13 @@ class ShankStream:
         self, plan: ShankPlan, params: MatchParams, lookahead: LookAhead, sampling_frequency: float
     ) -> None:
         self._preprocessor, self._params, self._lookahead = plan.preprocessor, params, lookahead
+        channels = plan.preprocessor.channels
+        is_whole = np.array_equal(channels, np.arange(len(channels)))
+        self._columns = slice(len(channels)) if is_whole else channels  # a slice is not copied
         self._refractory = to_samples(params.refractory_ms, sampling_frequency)
         self._overlap_reach = to_samples(OVERLAP_MS, sampling_frequency)
         bank, step = plan.bank, lookahead.step
-        num_channels = len(plan.preprocessor.channels)
+        num_channels = len(channels)
         weights = design_filter(plan.preprocessor.bandpass, history=lookahead.history, ahead=lookahead.filter)
         self._filter = slide(weights[None].astype(np.float32), step)
         self._kernels = slide(bank.kernels, step)
@@ -108,7 +111,7 @@ class ShankStream:
         Decided
         """
         num_new = len(raw)
-        used = raw[:, self._preprocessor.channels]
+        used = raw[:, self._columns]
         if self._end == 0:
             self._raw.fill(used[0])
             self._traces.fill(0.0)

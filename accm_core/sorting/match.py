@@ -364,7 +364,7 @@ def pursue_fits(fits: np.ndarray, bank: TemplateBank, params: MatchParams, *, re
         As for ``match_templates``.
     """
     model = describe_units(bank, params, refractory=refractory, edge=bank.num_samples)
-    return Matches(*pursue(fits, np.zeros(fits.shape, dtype=np.uint8), model))
+    return Matches(*pursue(fits, np.zeros(fits.shape, dtype=np.uint8), model, fits.shape[1]))
 
 
 def calibrate(probability: np.ndarray) -> np.ndarray:
@@ -459,10 +459,11 @@ def take_known(fits, blocked, model, samples, units, offsets, scales):  # type: 
 
 
 @numba.njit(cache=True, nogil=True)
-def pursue(fits, blocked, model):  # type: ignore[no-untyped-def]
+def pursue(fits, blocked, model, until):  # type: ignore[no-untyped-def]
     """Take out all spikes, then revise those that overlap, until none moves.
 
-    ``fits`` and ``blocked`` (how many spikes of the unit itself forbid one here) are changed in place.
+    ``fits`` and ``blocked`` (how many spikes of the unit itself forbid one here) are changed in place. Spikes
+    from ``until`` on serve to explain what comes before; when there are no others, none is revised.
     Returns what `Matches` holds, in order of time, then unit.
     """
     num_samples = fits.shape[1]
@@ -474,7 +475,7 @@ def pursue(fits, blocked, model):  # type: ignore[no-untyped-def]
     values = [(np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)) for _ in range(0)]
     for revision in range(MAX_REVISIONS + 1):
         _take_all(fits, blocked, model, best_gain, best_unit, samples, units, values)
-        if revision == MAX_REVISIONS or len(samples) == 0:
+        if revision == MAX_REVISIONS or len(samples) == 0 or min(samples) >= until:
             break
         if not _revise(fits, blocked, model, best_gain, best_unit, samples, units, values):
             break
