@@ -16,9 +16,10 @@ KINDS = {  # in the order in which labels find their place, and of the legend
 }
 RADIUS = {"ours": 8.0, "peer": 5.5, "baseline": 5.5, "ablation": 4.5}
 FONT_SIZE = {"ours": 16.0, "peer": 13.0, "baseline": 13.0, "ablation": 11.5}
-LETTER = 0.54  # width of an average letter, in font sizes
+LETTER, BOLD_LETTER = 0.54, 0.72  # width of an average letter, in font sizes
 DIRECTIONS = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1), (-1, 1))
 DISTANCES = (5, 16, 30, 46, 64)
+GAP = 4  # between labels side by side
 NEAR = 10  # labels farther from their dot than this get a line to it
 STYLE = """
 .page { fill: #ffffff; stroke: #d1d9e0 } .grid { stroke: #e6eaef } .leader { stroke: #9198a1 }
@@ -132,7 +133,8 @@ def place_labels(dots: Sequence[Dot], centers: Sequence[tuple[float, float]]) ->
     boxes = []
     for dot, (x, y) in zip(dots, centers, strict=True):
         size = FONT_SIZE[dot.kind]
-        width, height = LETTER * size * len(label_of(dot)), 1.15 * size
+        letter = BOLD_LETTER if dot.kind == "ours" else LETTER
+        width, height = letter * size * len(label_of(dot)), 1.15 * size
         candidates = []
         for distance, (across, down) in product(DISTANCES, DIRECTIONS):
             gap = RADIUS[dot.kind] + distance
@@ -150,7 +152,8 @@ def place_labels(dots: Sequence[Dot], centers: Sequence[tuple[float, float]]) ->
 def _is_free(box: Box, taken: Sequence[Box]) -> bool:
     inside = box[0] > LEFT and box[1] > TOP and box[2] < WIDTH - RIGHT and box[3] < HEIGHT - BOTTOM
     return inside and not any(
-        box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in taken
+        box[0] < other[2] + GAP and other[0] < box[2] + GAP and box[1] < other[3] and other[1] < box[3]
+        for other in taken
     )
 
 
