@@ -191,7 +191,8 @@ def test_what_is_killed_goes_on_where_it_was(own_server, session_file):
         assert [known["id"] for known in client.get("/jobs").json()["jobs"]] == ids[::-1]
     for job_id in ids:
         folder = own_server.data / "jobs" / job_id
-        assert sorted(path.name for path in folder.iterdir()) == ["report.html", "session_sorted.nwb"]
+        files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+        assert files == ["2/report.html", "2/session_sorted.nwb"]
 
 
 def find_job_process(server) -> int:
