@@ -6,6 +6,7 @@ The product has no option for this; patches last as long as one sort, in the ben
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from types import ModuleType
 from unittest.mock import patch
 
 import numba
@@ -16,6 +17,7 @@ from accm_core import pipeline
 from accm_core.params import validate_params
 from accm_core.signal import survey
 from accm_core.signal.matched import MatchedFilter
+from accm_core.signal.preprocess import Preprocessor
 from accm_core.sorting import match
 from accm_core.sorting.match import Matches
 from accm_core.sorting.templates import WaveformAverage
@@ -77,14 +79,14 @@ def _keep_clusters() -> Patches:
 
     def recover(
         recording: Recording,
-        preprocessor: object,
+        preprocessor: Preprocessor,
         blocks: object,
         bank: match.TemplateBank,
         *_: object,
         **__: object,
     ) -> tuple[Matches, WaveformAverage]:
         average = WaveformAverage(*bank.templates.shape)
-        average.total += bank.templates @ np.linalg.pinv(preprocessor.whitening)  # back in µV
+        average.total += preprocessor.unwhiten(bank.templates)
         average.counts += 1
         return merged[-1], average
 
@@ -97,6 +99,11 @@ def _keep_clusters() -> Patches:
         # peaks have no size that it could judge
         patch.object(pipeline, "find_cut_off", _find_none),
     )
+
+
+def _replace(module: ModuleType, name: str, stand_in: Callable) -> Callable[[], Patches]:
+    """One function by another."""
+    return lambda: (patch.object(module, name, stand_in),)
 
 
 def _leave(
@@ -146,7 +153,7 @@ ABLATIONS = {
     ),
     "accm-no-matched-filter": Ablation(
         "peaks of the whitened traces themselves",
-        make_patches=lambda: (patch.object(survey, "measure_matched_filter", _look_at_points),),
+        make_patches=_replace(survey, "measure_matched_filter", _look_at_points),
     ),
     "accm-pca": Ablation("as many principal components instead of the embedding", make_patches=_use_pca),
     "accm-no-matching": Ablation(
@@ -156,27 +163,27 @@ ABLATIONS = {
     ),
     "accm-no-overlap-revision": Ablation(
         "overlapping spikes stay as first explained",
-        make_patches=lambda: (patch.object(match, "pursue", _pursue_once),),
+        make_patches=_replace(match, "pursue", _pursue_once),
     ),
     "accm-no-splitting": Ablation(
         "units are not taken apart after matching",
-        make_patches=lambda: (patch.object(pipeline, "_split_templates", _leave),),
+        make_patches=_replace(pipeline, "_split_templates", _leave),
     ),
     "accm-no-mixtures": Ablation(
         "templates without which their spikes are explained better stay",
-        make_patches=lambda: (patch.object(pipeline, "find_superfluous", _find_none),),
+        make_patches=_replace(pipeline, "find_superfluous", _find_none),
     ),
     "accm-no-gaps": Ablation(
         "small spikes behind a gap in a unit's sizes stay",
-        make_patches=lambda: (patch.object(pipeline, "find_far_spikes", _find_no_spikes),),
+        make_patches=_replace(pipeline, "find_far_spikes", _find_no_spikes),
     ),
     "accm-no-echoes": Ablation(
         "units that are the ends of larger units' templates stay",
-        make_patches=lambda: (patch.object(pipeline, "find_echoes", _find_none),),
+        make_patches=_replace(pipeline, "find_echoes", _find_none),
     ),
     "accm-no-cut-off": Ablation(
         "units of which much seems to lie under the threshold stay",
-        make_patches=lambda: (patch.object(pipeline, "find_cut_off", _find_none),),
+        make_patches=_replace(pipeline, "find_cut_off", _find_none),
     ),
     "accm-no-drift": Ablation("drift is neither corrected nor followed", {"motion": {"correct": "off"}}),
 }

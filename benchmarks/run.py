@@ -246,11 +246,8 @@ def make_section(rows: Sequence[dict], missing: Sequence[str], options: argparse
     commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
     machines = "; ".join(dict.fromkeys(row["machine"] for row in rows))
     versions = dict.fromkeys(row["version"] for row in rows if "version" in row)
-    summaries = [
-        [*summary_lines(part, options.sorters, missing), ""]
-        for part in ([row for row in rows if drifts(row["set"]) == moves] for moves in (False, True))
-        if part
-    ]
+    still, moving = ([row for row in rows if drifts(row["set"]) == moves] for moves in (False, True))
+    summaries = [(*summary_lines(part, options.sorters, missing), "") for part in (still, moving) if part]
     return "\n".join(
         [
             f"Commit {commits}, {date.today().isoformat()}, {machines}. Seeds: {seeds}.",

@@ -74,11 +74,9 @@ def run_job(task: Task, on_news: Callable[[dict[str, Any]], None]) -> Outcome:
         Given ``{"job", "stage", "fraction", "eta_s"}`` or ``{"job", "log"}``.
     """
     folder = Path(task.folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for earlier in folder.parent.iterdir():
-        if int(earlier.name) <= int(folder.name):  # whoever is still at work there was given up
-            shutil.rmtree(earlier, ignore_errors=True)
-    folder.mkdir()
+    for attempt in range(1, int(folder.name) + 1):  # whoever is still at work there was given up
+        shutil.rmtree(folder.with_name(str(attempt)), ignore_errors=True)
+    folder.mkdir(parents=True)
     outcome = Outcome(interrupted="The job's process ended without a word.")
     with tempfile.TemporaryDirectory(prefix="tmp-", dir=folder) as scratch:
         process = _start(task, scratch)

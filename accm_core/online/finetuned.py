@@ -56,7 +56,7 @@ def units_of_model(
         for row, slots in enumerate(placed.slots):
             whitened[row][:, slots] = placed.templates[row]  # slot -1: the channel that is cut off below
         wide = np.zeros((*whitened.shape[:2], len(recording.channel_ids)), dtype=np.float32)
-        wide[:, :, preprocessor.channels] = whitened[:, :, :-1] @ np.linalg.pinv(preprocessor.whitening)
+        wide[:, :, preprocessor.channels] = preprocessor.unwhiten(whitened[:, :, :-1])
         parts.append(wide)
         names += [placed.names[head] for head in placed.used]
     if not names:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from accm_core.signal.preprocess import Preprocessor
 from accm_core.sorting.match import TemplateBank
 from accm_core.sorting.templates import silence_channels
 from accm_core.types import main_channels, main_heights
@@ -44,9 +45,9 @@ class FollowedBank:
     height_uV: np.ndarray  # noqa: N815  the unit's symbol
 
 
-def describe_bank(bank: TemplateBank, unwhitening: np.ndarray) -> FollowedBank:
-    """Find each unit's main channel and height in µV; ``unwhitening`` takes the whitening back."""
-    templates = bank.templates @ unwhitening
+def describe_bank(bank: TemplateBank, preprocessor: Preprocessor) -> FollowedBank:
+    """Find each unit's main channel and height in µV."""
+    templates = preprocessor.unwhiten(bank.templates)
     return FollowedBank(bank, main_channels(templates), main_heights(templates).astype(np.float32))
 
 
@@ -56,14 +57,13 @@ class Follower:
     Parameters
     ----------
     bank : TemplateBank
-    whitening : ndarray of shape (n_channels, n_channels)
+    preprocessor : Preprocessor
     pool : ThreadPoolExecutor
         On which banks are built.
     """
 
-    def __init__(self, bank: TemplateBank, whitening: np.ndarray, pool: ThreadPoolExecutor) -> None:
-        self._bank, self._whitening, self._pool = bank, whitening, pool
-        self._unwhitening = np.linalg.pinv(whitening)
+    def __init__(self, bank: TemplateBank, preprocessor: Preprocessor, pool: ThreadPoolExecutor) -> None:
+        self._bank, self._preprocessor, self._pool = bank, preprocessor, pool
         self._mean = bank.weights.astype(np.float64)
         # number of spikes, and their squared distances from the first template and from the running mean
         self._sums = np.zeros((3, len(bank.energy)))
@@ -90,14 +90,14 @@ class Follower:
     def _build(self, total: np.ndarray, counts: np.ndarray) -> FollowedBank:
         fired = np.flatnonzero(counts)
         number, shape = counts[fired], self._bank.weights.shape[1:]
-        newest = (total[fired] / number[:, None]).reshape(-1, *shape) @ self._whitening
+        newest = (total[fired] / number[:, None]).reshape(-1, *shape) @ self._preprocessor.whitening
         first = self._bank.weights
         apart = [((newest - mean[fired]) ** 2).sum(axis=(1, 2)) for mean in (first, self._silenced())]
         self._sums[:, fired] = FORGET * self._sums[:, fired] + number * [np.ones(len(fired)), *apart]
         self._mean[fired] += (number / (number + MEMORY))[:, None, None] * (newest - self._mean[fired])
         strays = self._sums[1] - self._sums[2] > MIN_STRAY * self._sums[0]
         weights = np.where(strays[:, None, None], self._silenced(), first)
-        return describe_bank(self._bank.reweigh(weights, self._bank.prior**-0.5), self._unwhitening)
+        return describe_bank(self._bank.reweigh(weights, self._bank.prior**-0.5), self._preprocessor)
 
     def _silenced(self) -> np.ndarray:
         """The running mean, zero where its templates do not stand out."""

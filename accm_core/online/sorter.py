@@ -70,9 +70,8 @@ class _Shank:
     def __init__(self, plan: ShankPlan, stream: StreamPlan, pool: ThreadPoolExecutor | None) -> None:
         self._plan = plan
         self.stream = ShankStream(plan, stream.match, stream.lookahead, stream.sampling_frequency)
-        whitening = plan.preprocessor.whitening
-        self._now: FollowedBank = describe_bank(plan.bank, np.linalg.pinv(whitening))
-        self._follower = None if pool is None else Follower(plan.bank, whitening, pool)
+        self._now: FollowedBank = describe_bank(plan.bank, plan.preprocessor)
+        self._follower = None if pool is None else Follower(plan.bank, plan.preprocessor, pool)
         self._decided: list[Decided] = []
 
     def step(self, raw: np.ndarray) -> None:

@@ -5,6 +5,7 @@ One ``Preprocessor`` holds all that was measured on a shank; it is applied block
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import fft
@@ -96,6 +97,14 @@ class Preprocessor:
     def whiten(self, filtered: np.ndarray) -> np.ndarray:
         """Filtered µV to whitened noise units, same shape, float32."""
         return filtered @ self.whitening
+
+    def unwhiten(self, whitened: np.ndarray) -> np.ndarray:
+        """The inverse of ``whiten``, same shape."""
+        return whitened @ self._unwhitening
+
+    @cached_property
+    def _unwhitening(self) -> np.ndarray:
+        return np.linalg.pinv(self.whitening)
 
 
 def _filter(traces: np.ndarray, bandpass: Bandpass, use_median: bool) -> np.ndarray:

@@ -191,7 +191,7 @@ def _collect_units(shank: ShankResult, channels: np.ndarray, sampling_frequency:
         raise ValueError("a shank without units has nothing to collect")
     mean, std = average.mean(), average.std()
     # a unit whose spikes all overlap has no clean mean: its matching template, back in µV
-    unwhitened = bank.templates @ np.linalg.pinv(shank.preprocessor.whitening)
+    unwhitened = shank.preprocessor.unwhiten(bank.templates)
     mean = np.where((average.counts > 0)[:, None, None], mean, unwhitened)
     kept = is_unit & (np.bincount(matches.unit_index, minlength=len(mean)) > 0)
     matches = matches.select(kept[matches.unit_index])

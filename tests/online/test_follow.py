@@ -18,7 +18,7 @@ def shank(stream):
 @pytest.fixture
 def follower(shank):
     with ThreadPoolExecutor(1) as pool:
-        yield Follower(shank.bank, shank.preprocessor.whitening, pool)
+        yield Follower(shank.bank, shank.preprocessor, pool)
 
 
 def give_spikes(follower, shank, weights, rounds=10, seed=0):
@@ -55,7 +55,7 @@ def test_there_is_no_bank_before_one_was_begun(follower):
 
 
 def test_heights_are_in_microvolts(stream, shank):
-    described = describe_bank(shank.bank, np.linalg.pinv(shank.preprocessor.whitening))
+    described = describe_bank(shank.bank, shank.preprocessor)
     np.testing.assert_array_equal(described.main_channel, stream.truth.templates.main_channel)
     wanted = stream.units.templates.min(axis=(1, 2))
     np.testing.assert_allclose(described.height_uV, wanted, rtol=0.1)
