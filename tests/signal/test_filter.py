@@ -118,4 +118,5 @@ def test_filtering_on_a_device_is_that_of_scipy(device):
     filtered = replace(BANDPASS, device=device).apply(traces)
     assert filtered.flags.c_contiguous
     assert filtered.dtype == np.float32
-    np.testing.assert_allclose(filtered, BANDPASS.apply(traces), atol=1e-3)
+    inner = slice(MARGIN, -MARGIN)
+    np.testing.assert_allclose(filtered[inner], BANDPASS.apply(traces)[inner], atol=1e-3)
