@@ -13,13 +13,15 @@ from accm_core.learning.checkpoint import Model
 from accm_core.learning.classify import PlacedHeads, check_channels, place_heads
 from accm_core.learning.device import find_device
 from accm_core.learning.encoder import SnippetWindow, SpikeEncoder, embed_snippets, fit_encoder
+from accm_core.learning.views import embed_views
 from accm_core.models import PRETRAINED, load_model
 from accm_core.params import SorterParams, to_samples
 from accm_core.signal.chunks import cut_blocks, spread_blocks
 from accm_core.signal.motion import can_move
 from accm_core.signal.preprocess import Preprocessor
 from accm_core.signal.survey import Survey, survey_shank
-from accm_core.sorting.cluster import cluster_neighborhoods, find_neighborhoods
+from accm_core.sorting.cluster import cluster_neighborhoods, find_neighborhoods, sees_all
+from accm_core.sorting.divide import divide_clusters
 from accm_core.sorting.drifting import Drift, cluster_drifting
 from accm_core.sorting.identify import claim_peaks, cluster_rest, identify_units
 from accm_core.sorting.match import TemplateBank, build_bank
@@ -172,6 +174,8 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     drift = _find_drift(shank, survey, labels)
     if drift is not None:
         labels, neighborhood_of = drift.labels, drift.neighborhood_of
+    else:
+        labels, neighborhood_of = _divide_clusters(shank, survey, encoder, embedding, labels, neighborhood_of)
     shank.report("cluster")(1.0)
     logger.info("%d clusters", len(neighborhood_of))
     if len(neighborhood_of) == 0:
@@ -306,6 +310,30 @@ def _find_drift(shank: _Shank, survey: Survey, labels: np.ndarray) -> Drift | No
     bins, num_bins = bin_times(snippets.peaks.sample_index, survey.blocks)
     neighborhood = find_neighborhoods(snippets.peaks.channel_index, survey.neighborhoods)
     return cluster_drifting(snippets, survey.noise, labels, neighborhood, bins, num_bins)
+
+
+def _divide_clusters(
+    shank: _Shank,
+    survey: Survey,
+    encoder: SpikeEncoder,
+    embedding: np.ndarray,
+    labels: np.ndarray,
+    neighborhood_of: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Clusters in which others were hidden, divided."""
+    if not sees_all(survey.neighborhoods):
+        # what hides among the spikes of one channel is seen on the next; more parts would be collisions
+        return labels, neighborhood_of
+    views = embed_views(
+        encoder,
+        survey.snippets.waveforms,
+        survey.noise,
+        shank.params.learn,
+        shank.recording.sampling_frequency,
+        device=shank.device,
+        seed=shank.seed,
+    )
+    return divide_clusters(labels, embedding, views, neighborhood_of, shank.params.cluster)
 
 
 def _learn_templates(

@@ -11,9 +11,11 @@ from unittest.mock import patch
 
 import numba
 import numpy as np
+import torch
 from sklearn.decomposition import PCA
 
 from accm_core import pipeline
+from accm_core.learning.encoder import EncoderConfig
 from accm_core.params import validate_params
 from accm_core.signal import survey
 from accm_core.signal.matched import MatchedFilter
@@ -45,21 +47,24 @@ def sort_ablation(name: str, recording: Recording, *, device: str, seed: int) ->
         return pipeline.sort(recording, validate_params(ablation.settings), device=device, seed=seed)
 
 
+class _Components(torch.nn.Module):
+    """Principal components, called as the encoder is."""
+
+    def __init__(self, waveforms: np.ndarray, num_dims: int, seed: int) -> None:
+        super().__init__()
+        flat = waveforms.transpose(0, 2, 1).reshape(len(waveforms), -1)
+        self.pca = PCA(min(num_dims, *flat.shape), random_state=seed).fit(flat)
+        self.config = EncoderConfig(waveforms.shape[2], waveforms.shape[1], self.pca.n_components_)
+
+    def forward(self, snippets: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self.pca.transform(snippets.reshape(len(snippets), -1).numpy()))
+
+
 def _use_pca() -> Patches:
-    def fit_pca(shank: pipeline._Shank, snippets: Snippets, noise: np.ndarray) -> PCA:
-        flat = _flatten(snippets.waveforms)
-        return PCA(min(shank.params.learn.num_dims, *flat.shape), random_state=shank.seed).fit(flat)
+    def fit_pca(shank: pipeline._Shank, snippets: Snippets, noise: np.ndarray) -> _Components:
+        return _Components(snippets.waveforms, shank.params.learn.num_dims, shank.seed)
 
-    def project(components: PCA, waveforms: np.ndarray, device: object) -> np.ndarray:
-        return components.transform(_flatten(waveforms)).astype(np.float32)
-
-    return patch.object(pipeline, "_adapt_encoder", fit_pca), patch.object(
-        pipeline, "embed_snippets", project
-    )
-
-
-def _flatten(waveforms: np.ndarray) -> np.ndarray:
-    return waveforms.reshape(len(waveforms), -1)
+    return (patch.object(pipeline, "_adapt_encoder", fit_pca),)
 
 
 def _keep_clusters() -> Patches:
@@ -104,6 +109,12 @@ def _keep_clusters() -> Patches:
 def _replace(module: ModuleType, name: str, stand_in: Callable) -> Callable[[], Patches]:
     """One function by another."""
     return lambda: (patch.object(module, name, stand_in),)
+
+
+def _leave_clusters(
+    labels: np.ndarray, embedding: object, views: object, neighborhood_of: np.ndarray, *_: object
+) -> tuple[np.ndarray, np.ndarray]:
+    return labels, neighborhood_of
 
 
 def _leave(
@@ -156,6 +167,10 @@ ABLATIONS = {
         make_patches=_replace(survey, "measure_matched_filter", _look_at_points),
     ),
     "accm-pca": Ablation("as many principal components instead of the embedding", make_patches=_use_pca),
+    "accm-no-dividing": Ablation(
+        "clusters are not divided where views agree on two",
+        make_patches=_replace(pipeline, "divide_clusters", _leave_clusters),
+    ),
     "accm-no-matching": Ablation(
         "the detected peaks of a unit's clusters are its spikes",
         {"learn": {"max_spikes": MAX_SPIKES}},

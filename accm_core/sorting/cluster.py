@@ -120,8 +120,12 @@ def cluster_each(
 
 def find_neighborhoods(channel_index: np.ndarray, neighborhoods: np.ndarray) -> np.ndarray:
     """Where each spike is clustered, (n_spikes,) int64: its channel; 0 where all see the whole shank."""
-    sees_all = bool((neighborhoods == neighborhoods[0]).all())
-    return np.zeros_like(channel_index) if sees_all else channel_index
+    return np.zeros_like(channel_index) if sees_all(neighborhoods) else channel_index
+
+
+def sees_all(neighborhoods: np.ndarray) -> bool:
+    """Whether a snippet around any channel holds the whole shank."""
+    return bool((neighborhoods == neighborhoods[0]).all())
 
 
 def _cut_parcels(points: np.ndarray, seed: int) -> np.ndarray:
