@@ -1,6 +1,7 @@
 """Whole sorts of small sessions whose units are known, and of noise, which has none."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -408,3 +409,29 @@ def test_clusters_of_moving_tissue_replace_those_before(session, monkeypatch):
 
     monkeypatch.setattr(pipeline, "_find_drift", find_nothing)
     assert sort(session[0], make_params(), device="cpu").num_units == 0
+
+
+@pytest.mark.slow
+def test_units_hidden_in_a_cluster_are_found(monkeypatch):
+    recording, truth = simulate(seed=1, duration_s=120, probe="tetrode", num_units=8)
+    recording = recording.in_memory()
+    divided = evaluate(trains_of(sort(recording, device="cpu")), truth.trains())
+    monkeypatch.setattr(pipeline, "divide_clusters", lambda labels, points, views, homes, _: (labels, homes))
+    hidden = evaluate(trains_of(sort(recording, device="cpu")), truth.trains())
+    assert divided.accuracy.mean() > 0.85, str(divided)
+    assert divided.accuracy.mean() > hidden.accuracy.mean() + 0.1, f"{divided}\n{hidden}"
+
+
+def test_divided_clusters_replace_those_before(session, monkeypatch):
+    def find_nothing(labels, *_):
+        return np.full(len(labels), -1), np.zeros(0, np.int64)
+
+    monkeypatch.setattr(pipeline, "divide_clusters", find_nothing)
+    assert sort(session[0], make_params(), device="cpu").num_units == 0
+
+
+def test_clusters_of_single_channels_are_not_divided():
+    survey = SimpleNamespace(neighborhoods=np.array([[0, 1], [1, 0], [2, 1]]))
+    labels, homes = np.array([0, 1, -1]), np.array([0, 2])
+    found = pipeline._divide_clusters(None, survey, None, None, labels, homes)
+    assert found == (labels, homes)
