@@ -324,16 +324,17 @@ def _divide_clusters(
     if not sees_all(survey.neighborhoods):
         # what hides among the spikes of one channel is seen on the next; more parts would be collisions
         return labels, neighborhood_of
+    waveforms = survey.snippets.waveforms
     views = embed_views(
         encoder,
-        survey.snippets.waveforms,
+        waveforms,
         survey.noise,
         shank.params.learn,
         shank.recording.sampling_frequency,
         device=shank.device,
         seed=shank.seed,
     )
-    return divide_clusters(labels, embedding, views, neighborhood_of, shank.params.cluster)
+    return divide_clusters(labels, waveforms, embedding, views, neighborhood_of, shank.params.cluster)
 
 
 def _learn_templates(

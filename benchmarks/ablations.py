@@ -111,10 +111,8 @@ def _replace(module: ModuleType, name: str, stand_in: Callable) -> Callable[[], 
     return lambda: (patch.object(module, name, stand_in),)
 
 
-def _leave_clusters(
-    labels: np.ndarray, embedding: object, views: object, neighborhood_of: np.ndarray, *_: object
-) -> tuple[np.ndarray, np.ndarray]:
-    return labels, neighborhood_of
+def _leave_clusters(labels: np.ndarray, *rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return labels, rest[3]  # where each was found
 
 
 def _leave(

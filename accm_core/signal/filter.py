@@ -15,9 +15,6 @@ MARGIN_MS = 20.0
 """The response of a 300 Hz edge has decayed by e^-19 after this time."""
 MAX_SHARE_OF_RATE = 0.45
 """The upper edge stays below this share of the sampling frequency."""
-STRETCH = 10
-"""Margins that are filtered at once: few enough for the processor's cache, many enough that their own margins
-cost little."""
 
 
 @dataclass(frozen=True)
@@ -50,34 +47,27 @@ class Bandpass:
         ndarray of the same shape, float32
             The first and last ``margin`` samples hold the filter's edge and are to be dropped.
         """
+        num_samples = len(traces)
+        length = fft.next_fast_len(num_samples, real=True)
         if self.device is not None:
-            return _apply_on_device(self, traces)
-        inside = max(len(traces) - 2 * self.margin, 1)
-        num_stretches = -(-inside // ((STRETCH - 2) * self.margin))
-        length = fft.next_fast_len(-(-inside // num_stretches) + 2 * self.margin, real=True)
-        response = _response(self, length)[:, None]
-        filtered = np.empty(traces.shape, dtype=np.float32)
-        for first in np.linspace(0, max(len(traces) - length, 0), num_stretches).astype(int):
-            stretch = np.array(traces[first : first + length], order="C")
-            # the mean would otherwise ring at the border where the transform wraps around
-            stretch -= stretch.mean(axis=0)
-            spectrum = fft.rfft(stretch, n=length, axis=0)
-            spectrum *= response
-            edge = self.margin if first > 0 else 0  # the edge at the end is the next stretch's to replace
-            part = fft.irfft(spectrum, n=length, axis=0)[edge : len(stretch)]
-            filtered[first + edge : first + len(stretch)] = part
-        return filtered
+            return _apply_on_device(self, traces, length)
+        channels = np.array(traces.T, order="C")
+        # the mean would otherwise ring at the border where the transform wraps around
+        channels -= channels.mean(axis=1, keepdims=True)
+        spectrum = fft.rfft(channels, n=length, axis=1)
+        spectrum *= _response(self, length)
+        filtered = fft.irfft(spectrum, n=length, axis=1)[:, :num_samples]
+        return np.ascontiguousarray(filtered.T)
 
     def response(self, num_samples: int) -> np.ndarray:
         """Gain at each frequency of a transform of this length, (num_samples // 2 + 1,), float32."""
         return _response(self, num_samples)
 
 
-def _apply_on_device(bandpass: Bandpass, traces: np.ndarray) -> np.ndarray:
-    """The same on a GPU, all at once."""
+def _apply_on_device(bandpass: Bandpass, traces: np.ndarray, length: int) -> np.ndarray:
+    """The same on a GPU."""
     import torch
 
-    length = fft.next_fast_len(len(traces), real=True)
     channels = torch.as_tensor(traces, device=bandpass.device).T
     spectrum = torch.fft.rfft(channels - channels.mean(dim=1, keepdim=True), n=length)
     spectrum *= torch.as_tensor(_response(bandpass, length), device=bandpass.device)

@@ -16,8 +16,10 @@ from accm_core.sorting.cluster import measure_bimodality, project_on_separation
 
 MIN_SHARED = 0.4
 """Share of a decision's information that it must have in common with the one on the other view."""
-MIN_BIMODALITY = 1.25
+MIN_BIMODALITY = 1.0
 """Score of the cluster across the cut; less than where nothing else speaks for two units."""
+MAX_COSINE = 0.95
+"""Of the parts' mean waveforms; beyond, they are spikes of one neuron at several sizes, as in bursts."""
 NUM_CUTS, EDGE = 33, 0.03
 """Places on a line where it may be cut, evenly spread over the spikes but for this share at each end."""
 RIDGE = 1e-4
@@ -26,6 +28,7 @@ RIDGE = 1e-4
 
 def divide_clusters(
     labels: np.ndarray,
+    waveforms: np.ndarray,
     embedding: np.ndarray,
     views: tuple[np.ndarray, np.ndarray],
     neighborhood_of: np.ndarray,
@@ -37,6 +40,8 @@ def divide_clusters(
     ----------
     labels : ndarray of shape (n_spikes,), int64
         From 0; -1 for none.
+    waveforms : ndarray of shape (n_spikes, n_samples, n_channels), float32
+        Snippets.
     embedding : ndarray of shape (n_spikes, n_dims), float32
     views : pair of ndarray of shape (n_spikes, n_dims), float32
         Of each spike, from `embed_views`.
@@ -62,7 +67,7 @@ def divide_clusters(
         while undivided:
             rows = undivided.pop()
             is_beyond = _decide(embedding[rows], views[0][rows], views[1][rows], params.min_size)
-            if is_beyond is None:
+            if is_beyond is None or _is_alike(waveforms[rows], is_beyond):
                 parts[rows] = len(homes)
                 homes.append(home)
             else:
@@ -80,6 +85,12 @@ def _decide(points: np.ndarray, first: np.ndarray, second: np.ndarray, min_size:
         return None
     score, _ = measure_bimodality(np.sort(project_on_separation(points.astype(np.float64), is_beyond)))
     return is_beyond if score >= MIN_BIMODALITY else None
+
+
+def _is_alike(waveforms: np.ndarray, is_beyond: np.ndarray) -> bool:
+    """Whether two parts look the same but for their size."""
+    first, second = (waveforms[part].mean(axis=0).ravel() for part in (is_beyond, ~is_beyond))
+    return bool(first @ second > MAX_COSINE * np.linalg.norm(first) * np.linalg.norm(second))
 
 
 def find_cut(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, float, float]:

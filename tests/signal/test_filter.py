@@ -118,5 +118,4 @@ def test_filtering_on_a_device_is_that_of_scipy(device):
     filtered = replace(BANDPASS, device=device).apply(traces)
     assert filtered.flags.c_contiguous
     assert filtered.dtype == np.float32
-    inner = slice(MARGIN, -MARGIN)
-    np.testing.assert_allclose(filtered[inner], BANDPASS.apply(traces)[inner], atol=1e-3)
+    np.testing.assert_allclose(filtered, BANDPASS.apply(traces), atol=1e-3)

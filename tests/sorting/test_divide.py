@@ -21,16 +21,21 @@ def make_cluster(sizes, centers, scatter, noise, seed=0):
     return points.astype(np.float32), views, truth
 
 
-def divide(points, views, labels=None):
-    labels = np.zeros(len(points), dtype=np.int64) if labels is None else labels
-    return divide_clusters(labels, points, views, HOME, PARAMS)
+def draw_waveforms(truth):
+    """Spikes of each unit on a channel of its own, (n, 20, 4)."""
+    return np.eye(4, dtype=np.float32)[truth][:, None] * np.hanning(20)[None, :, None]
+
+
+def divide(points, views, truth, params=PARAMS):
+    labels = np.zeros(len(points), dtype=np.int64)
+    return divide_clusters(labels, draw_waveforms(truth), points, views, HOME, params)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_small_unit_beside_a_large_one_is_found(seed):
     centers = [(0, 0, 0, 0), (4, 3, 0, 0)]
     points, views, truth = make_cluster([900, 90], centers, 0.8, 0.5, seed)
-    labels, homes = divide(points, views)
+    labels, homes = divide(points, views, truth)
     assert homes.tolist() == [3, 3]
     assert adjusted_rand_score(truth, labels) > 0.9
 
@@ -41,12 +46,13 @@ def test_a_size_that_varies_makes_no_two_units():
     points = np.stack([sizes, np.random.default_rng(0).normal(0, 0.01, 1000)], axis=1)
     assert find_cut(points, points)[2] > 0.99
     views = (points.astype(np.float32),) * 2
-    assert len(divide(points.astype(np.float32), views)[1]) == 1
+    halves = (np.arange(1000) >= 500).astype(int)
+    assert len(divide(points.astype(np.float32), views, halves)[1]) == 1
 
 
 def test_three_units_take_two_decisions():
     points, views, truth = make_cluster([400, 300, 200], [(0, 0, 0), (6, 0, 0), (0, 7, 0)], 0.8, 0.5)
-    labels, homes = divide(points, views)
+    labels, homes = divide(points, views, truth)
     assert len(homes) == 3
     assert adjusted_rand_score(truth, labels) > 0.95
 
@@ -55,24 +61,31 @@ def test_three_units_take_two_decisions():
 @pytest.mark.parametrize("num_points", [80, 400, 3000])
 @pytest.mark.parametrize("noise", [0.6, 1.0])
 def test_one_unit_stays_whole(num_points, noise, seed):
-    points, views, _ = make_cluster([num_points], [(0, 0, 0, 0)], (1.2, 1, 1, 0.5), noise, seed)
-    assert len(divide(points, views)[1]) == 1
+    points, views, truth = make_cluster([num_points], [(0, 0, 0, 0)], (1.2, 1, 1, 0.5), noise, seed)
+    assert len(divide(points, views, truth)[1]) == 1
 
 
 def test_humps_that_noise_makes_are_no_units():
     """Two humps in the embedding on which the views do not agree."""
     rng = np.random.default_rng(0)
-    points, _, _ = make_cluster([500, 500], [(0, 0), (5, 0)], 0.5, 0)
+    points, _, truth = make_cluster([500, 500], [(0, 0), (5, 0)], 0.5, 0)
     views = tuple(points[rng.permutation(1000)] for _ in range(2))
-    assert len(divide(points, views)[1]) == 1
+    assert len(divide(points, views, truth)[1]) == 1
 
 
 @pytest.mark.parametrize(("min_size", "num_parts"), [(80, 2), (95, 1)])
 def test_parts_smaller_than_a_cluster_may_be_are_not_made(min_size, num_parts):
-    points, views, _ = make_cluster([500, 90], [(0, 0), (9, 0)], 0.5, 0.3)
-    params = ClusterParams(min_size=min_size)
+    points, views, truth = make_cluster([500, 90], [(0, 0), (9, 0)], 0.5, 0.3)
+    assert len(divide(points, views, truth, ClusterParams(min_size=min_size))[1]) == num_parts
+
+
+def test_spikes_of_two_sizes_and_one_shape_are_one_neurons():
+    points, views, truth = make_cluster([500, 300], [(0, 0), (9, 0)], 0.5, 0.3)
     labels = np.zeros(len(points), dtype=np.int64)
-    assert len(divide_clusters(labels, points, views, HOME, params)[1]) == num_parts
+    waveforms = draw_waveforms(np.zeros_like(truth)) * (1 + truth)[:, None, None]
+    assert len(divide_clusters(labels, waveforms, points, views, HOME, PARAMS)[1]) == 1
+    waveforms[truth == 1, :, 1] += 1  # with another shape they are two
+    assert len(divide_clusters(labels, waveforms, points, views, HOME, PARAMS)[1]) == 2
 
 
 def test_clusters_are_divided_apart_and_what_has_no_cluster_keeps_none():
@@ -82,7 +95,8 @@ def test_clusters_are_divided_apart_and_what_has_no_cluster_keeps_none():
     views = tuple(np.concatenate(pair) for pair in zip(near_views, far_views, strict=True))
     labels = np.repeat([1, 0], [500, 300])
     labels[::50] = -1
-    parts, homes = divide_clusters(labels, points, views, np.array([5, 8]), PARAMS)
+    waveforms = draw_waveforms(np.concatenate([near_truth, np.full(300, 2)]))
+    parts, homes = divide_clusters(labels, waveforms, points, views, np.array([5, 8]), PARAMS)
     assert sorted(homes.tolist()) == [5, 8, 8]
     np.testing.assert_array_equal(parts == -1, labels == -1)
     assert len(set(parts[(labels == 0)])) == 1
@@ -90,8 +104,9 @@ def test_clusters_are_divided_apart_and_what_has_no_cluster_keeps_none():
 
 
 def test_no_cluster():
-    points, views, _ = make_cluster([50], [(0, 0)], 1, 1)
-    parts, homes = divide_clusters(np.full(50, -1), points, views, np.zeros(0, np.int64), PARAMS)
+    points, views, truth = make_cluster([50], [(0, 0)], 1, 1)
+    nowhere = np.zeros(0, np.int64)
+    parts, homes = divide_clusters(np.full(50, -1), draw_waveforms(truth), points, views, nowhere, PARAMS)
     assert (parts == -1).all()
     assert len(homes) == 0
 
