@@ -4,22 +4,20 @@ A cluster of many small spikes can hide small units: it has one hump in every di
 are usually compared. What noise does to a spike differs between its two views, what neuron it is of does
 not; so the line on which the views agree most is the one to look along for a second neuron. A cut across
 that line is a binary decision on each view, and the best cut is the one whose decisions on the two views
-share the most information.
+share the most information. Parts that differ in size alone are joined again.
 """
 
 import numpy as np
 from scipy import linalg
+from scipy.sparse.csgraph import connected_components
 from scipy.special import xlogy
 
 from accm_core.params import ClusterParams
-from accm_core.sorting.cluster import measure_bimodality, project_on_separation
 
 MIN_SHARED = 0.4
 """Share of a decision's information that it must have in common with the one on the other view."""
-MIN_BIMODALITY = 1.0
-"""Score of the cluster across the cut; less than where nothing else speaks for two units."""
 MAX_COSINE = 0.95
-"""Of the parts' mean waveforms; beyond, they are spikes of one neuron at several sizes, as in bursts."""
+"""Of two parts' mean waveforms; beyond, they are spikes of one neuron at two sizes, as in bursts."""
 NUM_CUTS, EDGE = 33, 0.03
 """Places on a line where it may be cut, evenly spread over the spikes but for this share at each end."""
 RIDGE = 1e-4
@@ -63,15 +61,18 @@ def divide_clusters(
     parts = np.full(len(labels), -1, dtype=np.int64)
     homes: list[int] = []
     for cluster, home in enumerate(neighborhood_of.tolist()):
-        undivided = [np.flatnonzero(labels == cluster)]
+        undivided, found = [np.flatnonzero(labels == cluster)], []
         while undivided:
             rows = undivided.pop()
             is_beyond = _decide(embedding[rows], views[0][rows], views[1][rows], params.min_size)
-            if is_beyond is None or _is_alike(waveforms[rows], is_beyond):
-                parts[rows] = len(homes)
-                homes.append(home)
+            if is_beyond is None:
+                found.append(rows)
             else:
                 undivided += [rows[is_beyond], rows[~is_beyond]]
+        neuron = _join_alike([waveforms[rows].mean(axis=0).ravel() for rows in found])
+        for rows, number in zip(found, neuron, strict=True):
+            parts[rows] = len(homes) + number
+        homes += [home] * (max(neuron) + 1)
     return parts, np.array(homes, dtype=np.int64)
 
 
@@ -81,16 +82,17 @@ def _decide(points: np.ndarray, first: np.ndarray, second: np.ndarray, min_size:
         return None
     direction, cut, shared = find_cut(first.astype(np.float64), second.astype(np.float64))
     is_beyond = points @ direction > cut
-    if shared < MIN_SHARED or min(is_beyond.sum(), (~is_beyond).sum()) < min_size:
-        return None
-    score, _ = measure_bimodality(np.sort(project_on_separation(points.astype(np.float64), is_beyond)))
-    return is_beyond if score >= MIN_BIMODALITY else None
+    is_large = min(is_beyond.sum(), (~is_beyond).sum()) >= min_size
+    return is_beyond if is_large and shared >= MIN_SHARED else None
 
 
-def _is_alike(waveforms: np.ndarray, is_beyond: np.ndarray) -> bool:
-    """Whether two parts look the same but for their size."""
-    first, second = (waveforms[part].mean(axis=0).ravel() for part in (is_beyond, ~is_beyond))
-    return bool(first @ second > MAX_COSINE * np.linalg.norm(first) * np.linalg.norm(second))
+def _join_alike(means: list[np.ndarray]) -> list[int]:
+    """Number of the neuron that each mean waveform is of: the same where they differ in size alone."""
+    lengths = np.linalg.norm(means, axis=1, keepdims=True)
+    directions = np.array(means) / np.maximum(lengths, 1e-12)
+    _, neuron = connected_components(directions @ directions.T > MAX_COSINE, directed=False)
+    numbers: list[int] = neuron.tolist()
+    return numbers
 
 
 def find_cut(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, float, float]:

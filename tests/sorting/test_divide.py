@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from scipy.stats import norm
 from sklearn.metrics import adjusted_rand_score
 
 from accm_core.params import ClusterParams
@@ -38,16 +37,6 @@ def test_a_small_unit_beside_a_large_one_is_found(seed):
     labels, homes = divide(points, views, truth)
     assert homes.tolist() == [3, 3]
     assert adjusted_rand_score(truth, labels) > 0.9
-
-
-def test_a_size_that_varies_makes_no_two_units():
-    """Views agree on it in full, but there is one hump along it."""
-    sizes = 4 * norm.ppf((np.arange(1000) + 0.5) / 1000)
-    points = np.stack([sizes, np.random.default_rng(0).normal(0, 0.01, 1000)], axis=1)
-    assert find_cut(points, points)[2] > 0.99
-    views = (points.astype(np.float32),) * 2
-    halves = (np.arange(1000) >= 500).astype(int)
-    assert len(divide(points.astype(np.float32), views, halves)[1]) == 1
 
 
 def test_three_units_take_two_decisions():
@@ -88,6 +77,16 @@ def test_spikes_of_two_sizes_and_one_shape_are_one_neurons():
     assert len(divide_clusters(labels, waveforms, points, views, HOME, PARAMS)[1]) == 2
 
 
+def test_sizes_of_one_neuron_hide_no_other():
+    """The views agree best on the sizes; each of them has spikes of the other neuron beside it."""
+    centers = [(0, 0, 0), (20, 0, 0), (0, 6, 0), (20, 6, 0)]
+    points, views, truth = make_cluster([400, 400, 100, 100], centers, 0.8, 0.5)
+    waveforms = draw_waveforms(truth // 2) * (1 + truth % 2)[:, None, None]
+    labels, homes = divide_clusters(np.zeros(len(points), np.int64), waveforms, points, views, HOME, PARAMS)
+    assert homes.tolist() == [3, 3]
+    assert adjusted_rand_score(truth // 2, labels) > 0.95
+
+
 def test_clusters_are_divided_apart_and_what_has_no_cluster_keeps_none():
     near, near_views, near_truth = make_cluster([300, 200], [(0, 0), (7, 0)], 0.5, 0.3)
     far, far_views, _ = make_cluster([300], [(50, 50)], 0.5, 0.3, seed=1)
@@ -99,7 +98,8 @@ def test_clusters_are_divided_apart_and_what_has_no_cluster_keeps_none():
     parts, homes = divide_clusters(labels, waveforms, points, views, np.array([5, 8]), PARAMS)
     assert sorted(homes.tolist()) == [5, 8, 8]
     np.testing.assert_array_equal(parts == -1, labels == -1)
-    assert len(set(parts[(labels == 0)])) == 1
+    assert len(set(parts[labels == 0])) == 1
+    assert not set(parts[labels == 0]) & set(parts[labels == 1])
     assert adjusted_rand_score(near_truth[labels[:500] == 1], parts[:500][labels[:500] == 1]) > 0.95
 
 
