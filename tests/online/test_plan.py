@@ -44,6 +44,19 @@ def test_a_dead_channel_is_left_out(stream):
     assert shank.unit_index.tolist() == np.flatnonzero(~lost).tolist()
 
 
+def test_what_a_median_leaves_outside_the_band_counts_as_noise(stream):
+    """Online nothing band-passes the median: what a unit has where only that has power counts for less."""
+    preprocessors = measure_shanks(stream.recording, PARAMS)
+    assert not preprocessors[0].use_median
+    referenced = [replace(preprocessor, use_median=True) for preprocessor in preprocessors]
+    plain, counted = (
+        make_plan(stream.recording, each, stream.units, PARAMS).shanks[0].bank.energy
+        for each in (preprocessors, referenced)
+    )
+    assert (counted < 0.995 * plain).all()
+    assert (counted > 0.9 * plain).all()
+
+
 def test_units_may_know_fewer_channels_than_there_are(stream):
     known = replace(stream.units, templates=stream.units.templates[:, :, 1:], channel_ids=("1", "2", "3"))
     bank = plan_of(stream.recording, known).shanks[0].bank
