@@ -14,8 +14,10 @@ MAX_PER_CLUSTER = 1000
 """Spikes of a cluster that take part in a comparison."""
 REFRACTORY_MS = 2.0
 """A neuron hardly fires again within this time; the shortest lags are left out, as overlaps blur them."""
+BURST_MS = 10.0
+"""A neuron that bursts fires again within this time."""
 MIN_EXPECTED, MAX_SHARE = 10, 0.2
-"""Pairs in the refractory time that chance must give to make a test, and the share of them one neuron has."""
+"""Pairs that the refractory time must lead to expect for a test, and the share of them one neuron has."""
 LOST_IN_NOISE = 3.0
 """Difference of two templates, in noise levels, that spikes cannot show."""
 ALIKE, MIN_CHANNELS_TO_TELL = 0.98, 8
@@ -128,14 +130,15 @@ def merge_duplicates(
 
     Notes
     -----
-    Two independent units fire into each other's refractory time as chance has it; the halves of one
-    neuron do not. Where too few such pairs are expected to tell, only templates whose difference, apart
-    from their amplitudes, is lost in the noise are merged, and those nearly the same on many channels: less
-    nearly where the units take turns.
+    Two units fire into each other's refractory time as chance has it, and as often as into the time just
+    after where they fire in bursts together; the halves of one neuron do not. Where too few such pairs are
+    expected to tell, only templates whose difference, apart from their amplitudes, is lost in the noise are
+    merged, and those nearly the same on many channels: less nearly where the units take turns.
     """
     max_lag = to_samples(params.max_lag_ms, sampling_frequency)
     similarity, lag = compare_templates(bank, max_lag)
     window = (max_lag, to_samples(REFRACTORY_MS, sampling_frequency))
+    burst = (window[1], to_samples(BURST_MS, sampling_frequency))
     counts = np.bincount(matches.unit_index, minlength=len(bank.energy))
     pairs = np.argwhere(np.triu(similarity >= params.duplicate_similarity, k=1))
     pairs = pairs[np.argsort(-similarity[pairs[:, 0], pairs[:, 1]], kind="stable")]
@@ -144,7 +147,9 @@ def merge_duplicates(
         if counts[smaller] == 0:
             continue
         trains = [matches.sample_index[matches.unit_index == unit] for unit in (larger, smaller)]
-        expected = 2 * len(trains[0]) * len(trains[1]) * (window[1] - window[0]) / observed
+        by_chance = 2 * len(trains[0]) * len(trains[1]) / observed
+        in_bursts = count_pairs(trains[0], trains[1], burst) / (burst[1] - burst[0])
+        expected = max(by_chance, in_bursts) * (window[1] - window[0])
         difference = bank.energy[smaller] * (1 - similarity[one, other] ** 2)
         if expected >= MIN_EXPECTED:
             same = count_pairs(trains[0], trains[1], window) <= MAX_SHARE * expected
@@ -199,7 +204,7 @@ def _take_turns(first: np.ndarray, second: np.ndarray, observed: int, sampling_f
 
 
 def compare_templates(bank: TemplateBank, max_lag: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine of each pair of templates at their best lag, and that lag.
+    """Cosine of each pair of templates at their best lag, and that lag to the nearest sample.
 
     Returns
     -------
@@ -213,10 +218,15 @@ def compare_templates(bank: TemplateBank, max_lag: int) -> tuple[np.ndarray, np.
     middle = bank.num_samples - 1
     for first in range(num_units):
         others = np.flatnonzero(bank.pair_row[first] >= 0)
-        window = bank.correlations[bank.pair_row[first, others], middle - max_lag : middle + max_lag + 1]
+        correlations = bank.correlations[bank.pair_row[first, others]]
+        best = correlations[:, middle - max_lag : middle + max_lag + 1].argmax(axis=1) + middle - max_lag
+        # the highest place is between samples, where a parabola through three of them turns
+        before, at, after = (correlations[np.arange(len(others)), best + k] for k in (-1, 0, 1))
+        offset = 0.5 * (after - before) / np.maximum(2 * at - before - after, 1e-12)
+        highest = at + 0.25 * (after - before) * np.clip(offset, -0.5, 0.5)
         length = np.sqrt(bank.energy[first] * bank.energy[others])
-        similarity[first, others] = window.max(axis=1) / np.maximum(length, 1e-12)
-        lag[first, others] = window.argmax(axis=1) - max_lag
+        similarity[first, others] = highest / np.maximum(length, 1e-12)
+        lag[first, others] = best - middle
     return similarity, lag
 
 

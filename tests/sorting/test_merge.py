@@ -42,6 +42,18 @@ def test_a_delayed_template_is_the_same_at_its_lag(delay):
     np.testing.assert_array_equal(lag, [[0, -delay], [delay, 0]])
 
 
+@pytest.mark.parametrize("delay", [-0.5, 0.5])
+def test_a_delay_of_part_of_a_sample_makes_no_other_template(delay):
+    """Spikes of a neuron that two channels see equally well are aligned to one or the other."""
+    templates = [unit(width=2.0), unit(width=2.0, delay=delay)]
+    flat = np.stack(templates).reshape(2, -1)
+    assert flat[0] @ flat[1] / np.linalg.norm(flat, axis=1).prod() < 0.996
+    bank = make_bank(templates)
+    similarity, _ = compare_templates(bank, MAX_LAG)
+    unmoved = bank.correlations[bank.pair_row[0, 1]].max() / np.sqrt(bank.energy.prod())
+    assert 1 - similarity[0, 1] < 0.2 * (1 - unmoved)
+
+
 def test_similarity_is_the_cosine():
     templates = [unit(place=0), unit(place=0.8), unit(12, 7.0, 0), unit(place=5)]
     similarity, _ = compare_templates(make_bank(templates), 0)
@@ -162,8 +174,8 @@ def merge_trains(templates, trains, scales=None):
     )
 
 
-def halves(rng, num_spikes=3000, share=0.6):
-    train = refractory_train(rng, num_spikes)
+def halves(rng, num_spikes=3000, share=0.6, refractory_ms=3.0):
+    train = refractory_train(rng, num_spikes, refractory_ms=refractory_ms)
     first = rng.random(num_spikes) < share
     return [train[first], train[~first]]
 
@@ -180,6 +192,11 @@ def test_halves_of_one_neuron_are_merged(seed):
     share = len(trains[0]) / 3000
     np.testing.assert_allclose(average.mean()[0], A * (share + 0.8 * (1 - share)), atol=0.01)
     assert not average.mean()[1].any()
+
+
+def test_halves_that_never_burst_are_merged_though_they_differ():
+    matches, _ = merge_trains([A, unit(width=5.0)], halves(np.random.default_rng(0), refractory_ms=12.0))
+    assert (matches.unit_index == 0).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -199,6 +216,20 @@ def test_with_few_spikes_only_the_shape_counts(other, merged):
     assert similarity[0, 1] > MergeParams().duplicate_similarity
     matches, _ = merge_trains([A, other], trains)
     assert (len(set(matches.unit_index.tolist())) == 1) is merged
+
+
+@pytest.mark.parametrize(("rests", "merged"), [(True, True), (False, False)])
+def test_with_few_spikes_bursts_tell_whether_two_rest_together(rests, merged):
+    """The later spikes of one neuron's bursts, smaller; and two neurons that fire in the same bursts."""
+    rng = np.random.default_rng(0)
+    bursts = np.sort(rng.choice(120 * FS // 1000, 100, replace=False) * 1000)
+    delay_ms = rng.uniform(2.5, 9.5, 100) if rests else rng.uniform(-9.5, 9.5, 100)
+    trains = [bursts, bursts + (delay_ms * FS / 1000).astype(np.int64)]
+    other = unit(width=5.0)
+    matches, _ = merge_trains([A, other], trains)
+    assert (len(set(matches.unit_index.tolist())) == 1) is merged
+    alone, _ = merge_trains([A, other], [bursts, bursts + 600])
+    assert len(set(alone.unit_index.tolist())) == 2
 
 
 @pytest.mark.parametrize(("num_channels", "merged"), [(4, False), (10, True)])
