@@ -25,7 +25,7 @@ from accm_core.sorting.divide import divide_clusters
 from accm_core.sorting.drifting import Drift, cluster_drifting
 from accm_core.sorting.identify import claim_peaks, cluster_rest, identify_units
 from accm_core.sorting.match import TemplateBank, build_bank
-from accm_core.sorting.merge import merge_clusters, merge_duplicates
+from accm_core.sorting.merge import merge_clusters, merge_duplicates, merge_pieces
 from accm_core.sorting.prune import (
     find_crowds,
     find_cut_off,
@@ -218,6 +218,10 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     matches, average = merge_duplicates(
         bank, matches, average, params.merge, observed=num_observed, sampling_frequency=fs
     )
+    if preprocessor.motion is not None:
+        matches, average = merge_pieces(
+            bank, matches, average, preprocessor.motion, params.merge, sampling_frequency=fs
+        )
     names: tuple[str, ...] = ("",) * len(bank.energy)
     if placed is not None:
         names, matches, average = identify_units(

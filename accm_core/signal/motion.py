@@ -88,6 +88,12 @@ class Motion:
         by_window = [np.interp(sample, self.sample_index, course) for course in self.displacement_um.T]
         return np.stack(by_window, axis=-1)
 
+    def displacement_of(self, sample_index: np.ndarray, channel_index: np.ndarray) -> np.ndarray:
+        """Displacement at the time and channel of each spike, (n_spikes,), µm."""
+        depth = self.channel_locations[channel_index, self.axis]
+        shares = [np.interp(depth, self.window_um, window) for window in np.eye(len(self.window_um))]
+        return (self.in_windows(sample_index) * np.stack(shares, axis=-1)).sum(axis=-1)
+
     def correct(self, traces: np.ndarray, block: Block) -> np.ndarray:
         """Traces of a block as they would be at rest, same shape, float32."""
         targets = self.channel_locations.copy()

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from accm_core.params import MergeParams, to_samples
+from accm_core.signal.motion import Motion
 from accm_core.sorting.cluster import measure_bimodality
 from accm_core.sorting.match import Matches, TemplateBank
 from accm_core.sorting.templates import WaveformAverage
@@ -25,6 +26,9 @@ ALIKE, MIN_CHANNELS_TO_TELL = 0.98, 8
 ALIKE_IN_TURNS, MIN_TOGETHER, MAX_TOGETHER = 0.94, 20, 0.5
 """The same where the two take turns, as one neuron's templates here and there do when tissue moves. Pairs of
 spikes in the same second that chance must give to see that, and the share of them up to which it is so."""
+ALIKE_ELSEWHERE, NUM_PLACES, MIN_ELSEWHERE, MAX_SHARED = 0.8, 12, 20, 0.2
+"""The same where one fires while the tissue is where it is not when the other does. Places that are told
+apart, spikes of each that it takes, and the share of them in places that both have up to which it is so."""
 
 
 def merge_clusters(
@@ -163,16 +167,69 @@ def merge_duplicates(
             same = bool(nearly or difference <= LOST_IN_NOISE**2)
         if same:
             ratio = similarity[one, other] * np.sqrt(bank.energy[smaller] / bank.energy[larger])
-            rows = matches.unit_index == smaller
-            matches = replace(
-                matches,
-                unit_index=np.where(rows, larger, matches.unit_index),
-                scale=np.where(rows, matches.scale * ratio, matches.scale).astype(np.float32),
-            )
+            matches = _give(matches, smaller, larger, ratio)
             average.give(smaller, larger, delay=int(lag[larger, smaller]))
             counts[larger] += counts[smaller]
             counts[smaller] = 0
     return matches, average
+
+
+def merge_pieces(
+    bank: TemplateBank,
+    matches: Matches,
+    average: WaveformAverage,
+    motion: Motion,
+    params: MergeParams,
+    *,
+    sampling_frequency: float,
+) -> tuple[Matches, WaveformAverage]:
+    """Merge units that are one neuron here and there, as correcting drift mends a spike's shape in part only.
+
+    Each piece keeps its template to be matched by; so this comes last.
+
+    Parameters
+    ----------
+    bank, matches, average, params, sampling_frequency
+        As for `merge_duplicates`.
+    motion : Motion
+        Of the tissue.
+
+    Returns
+    -------
+    matches, average
+        Likewise.
+
+    Notes
+    -----
+    Two neurons may be that much alike, and may fire in turns; but not in turns as the tissue moves.
+    """
+    similarity, lag = compare_templates(bank, to_samples(params.max_lag_ms, sampling_frequency))
+    channel = np.ptp(bank.templates, axis=1).argmax(axis=1)
+    displacement = motion.displacement_of(matches.sample_index, channel[matches.unit_index])
+    places = np.linspace(displacement.min(initial=0), displacement.max(initial=0), NUM_PLACES + 1)
+    visible = np.count_nonzero(bank.weights.any(axis=1), axis=1) >= MIN_CHANNELS_TO_TELL
+    pairs = np.argwhere(np.triu((similarity >= ALIKE_ELSEWHERE) & visible & visible[:, None], k=1))
+    for one, other in pairs[np.argsort(-similarity[pairs[:, 0], pairs[:, 1]], kind="stable")]:
+        taken = [np.histogram(displacement[matches.unit_index == u], places)[0] for u in (one, other)]
+        counts = [int(t.sum()) for t in taken]
+        if min(counts) < MIN_ELSEWHERE:
+            continue
+        if np.minimum(taken[0] / counts[0], taken[1] / counts[1]).sum() <= MAX_SHARED:
+            larger, smaller = (one, other) if counts[0] >= counts[1] else (other, one)
+            ratio = similarity[one, other] * np.sqrt(bank.energy[smaller] / bank.energy[larger])
+            matches = _give(matches, smaller, larger, ratio)
+            average.give(smaller, larger, delay=int(lag[larger, smaller]))
+    return matches, average
+
+
+def _give(matches: Matches, source: int, target: int, ratio: float) -> Matches:
+    """The spikes of unit ``source`` as those of ``target``, their scales times ``ratio``."""
+    rows = matches.unit_index == source
+    return replace(
+        matches,
+        unit_index=np.where(rows, target, matches.unit_index),
+        scale=np.where(rows, matches.scale * ratio, matches.scale).astype(np.float32),
+    )
 
 
 def count_pairs(first: np.ndarray, second: np.ndarray, window: tuple[int, int]) -> int:

@@ -183,6 +183,9 @@ def test_displacement_between_times_and_windows():
     np.testing.assert_allclose(motion.displacement_at(25.0)[14], 5.0 + 10 * 140 / 300)
     np.testing.assert_allclose(motion.displacement_at(-500.0)[0], 0.0)
     np.testing.assert_allclose(motion.displacement_at(500.0)[0], 20.0)
+    spikes = np.array([50, 25, 50, -500]), np.array([0, 14, 30, 14])
+    each = [motion.displacement_at(sample)[channel] for sample, channel in zip(*spikes, strict=True)]
+    np.testing.assert_allclose(motion.displacement_of(*spikes), each)
 
 
 @pytest.mark.parametrize(

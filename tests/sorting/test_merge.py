@@ -6,8 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accm_core.params import MergeParams
+from accm_core.signal.motion import Motion
 from accm_core.sorting.match import Matches, build_bank
-from accm_core.sorting.merge import compare_templates, count_pairs, merge_clusters, merge_duplicates
+from accm_core.sorting.merge import (
+    compare_templates,
+    count_pairs,
+    merge_clusters,
+    merge_duplicates,
+    merge_pieces,
+)
 from accm_core.sorting.templates import WaveformAverage
 from accm_core.types import Peaks, Snippets
 
@@ -274,6 +281,73 @@ def test_units_that_take_turns_may_be_less_alike(in_turns, num_spikes, merged):
         sampling_frequency=FS,
     )
     assert (len(set(matches.unit_index.tolist())) == 1) is merged
+
+
+SWAY_SECONDS = np.arange(0, 121, 1.0)
+SWAY = Motion(
+    SWAY_SECONDS * FS,
+    np.array([0.0]),
+    15 * np.sin(2 * np.pi * SWAY_SECONDS / 40)[:, None],
+    np.column_stack([np.zeros(10), 20.0 * np.arange(10)]),
+    axis=1,
+)
+
+
+def piece(slope, num_channels=10):
+    return 40 * np.outer(-np.exp(-0.5 * (TIME / 4.0) ** 2), np.linspace(1, slope, num_channels))
+
+
+def merge_in_places(is_first, templates, num_spikes=200):
+    """Of evenly spread spikes, those at some places (µm) and times (s) are the first template's."""
+    samples = np.linspace(0, 120 * FS - 1, num_spikes).astype(np.int64)
+    first = is_first(SWAY.displacement_of(samples, np.zeros(num_spikes, np.int64)), samples / FS)
+    trains = [samples[first], samples[~first]]
+    average = WaveformAverage(2, NUM_SAMPLES, templates[0].shape[1])
+    average.counts += [len(train) for train in trains]
+    average.total += np.stack(templates) * average.counts[:, None, None]
+    matches, average = merge_pieces(
+        make_bank(templates), make_matches(trains), average, SWAY, MergeParams(), sampling_frequency=FS
+    )
+    return trains, matches, average
+
+
+@pytest.mark.parametrize(
+    "is_first",
+    [lambda place, time: place > -1, lambda place, time: np.abs(place) > 8],
+    ids=["here", "around"],
+)
+def test_pieces_of_a_neuron_here_and_there_are_merged(is_first):
+    templates = [piece(0.9), 0.5 * piece(0.05)]
+    similarity, _ = compare_templates(make_bank(templates), MAX_LAG)
+    assert 0.8 < similarity[0, 1] < 0.9
+    trains, matches, average = merge_in_places(is_first, templates)
+    assert len(trains[0]) > len(trains[1]) > 40
+    assert (matches.unit_index == 0).all()
+    np.testing.assert_array_equal(matches.sample_index, np.sort(np.concatenate(trains)))
+    assert average.counts.tolist() == [200, 0]
+    ratio = similarity[0, 1] * np.linalg.norm(templates[1]) / np.linalg.norm(templates[0])
+    np.testing.assert_allclose(np.unique(matches.scale), [ratio, 1], atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("is_first", "second", "num_spikes"),
+    [
+        (lambda place, time: time % 0.02 < 0.01, piece(0.05), 200),
+        (lambda place, time: time % 80 < 40, piece(0.05), 200),
+        (lambda place, time: place > 0, piece(-0.3), 200),
+        (lambda place, time: place > 0, piece(0.05), 30),
+    ],
+    ids=["everywhere", "in turns", "unlike", "few"],
+)
+def test_units_that_do_not_take_turns_as_the_tissue_moves_stay(is_first, second, num_spikes):
+    trains, matches, _ = merge_in_places(is_first, [piece(0.9), second], num_spikes)
+    assert np.bincount(matches.unit_index).tolist() == [len(train) for train in trains]
+    assert min(len(train) for train in trains) > 10
+
+
+def test_on_few_channels_neurons_may_be_alike():
+    trains, matches, _ = merge_in_places(lambda place, time: place > 0, [piece(0.9, 7), piece(0.2, 7)])
+    assert np.bincount(matches.unit_index).tolist() == [len(train) for train in trains]
 
 
 def test_the_smaller_goes_to_the_larger_wherever_it_stands():
