@@ -391,6 +391,19 @@ def test_drift_is_corrected():
 
 
 @pytest.mark.slow
+def test_pieces_of_a_neuron_in_moving_tissue_are_one_unit(monkeypatch):
+    drift = {"drift_um": 40.0, "drift_period_s": 60.0}
+    recording, truth = simulate(seed=0, duration_s=120, probe="neuropixels", num_units=30, **drift)
+    recording = recording.in_memory()
+    whole = evaluate(trains_of(sort(recording, device="cpu")), truth.trains())
+    monkeypatch.setattr(pipeline, "merge_pieces", lambda bank, matches, average, *_, **__: (matches, average))
+    pieces = evaluate(trains_of(sort(recording, device="cpu")), truth.trains())
+    assert len(whole.redundant_names) == 0, str(whole)
+    assert len(pieces.redundant_names) >= 3, str(pieces)
+    assert whole.accuracy.mean() > pieces.accuracy.mean() + 0.03, f"{whole}\n{pieces}"
+
+
+@pytest.mark.slow
 def test_units_of_a_tetrode_are_followed_where_they_move():
     """Four channels do not show where the tissue is, but all neurons together do."""
     recording, truth = make_session(
