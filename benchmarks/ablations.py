@@ -31,11 +31,15 @@ MAX_SPIKES = 10_000_000  # all peaks, where there is no matching to find the oth
 
 @dataclass(frozen=True)
 class Ablation:
-    """What is taken away, and how: parameters by group, and a function that makes patches."""
+    """What is taken away, and how: parameters by group, and a function that makes patches.
+
+    Measured on the sets in moving tissue if that is where it is used, else on the others.
+    """
 
     what: str
     settings: dict[str, dict] = field(default_factory=dict)
     make_patches: Callable[[], Patches] = tuple
+    in_drift: bool = False
 
 
 def sort_ablation(name: str, recording: Recording, *, device: str, seed: int) -> Sorting:
@@ -115,6 +119,12 @@ def _leave_clusters(labels: np.ndarray, *rest: np.ndarray) -> tuple[np.ndarray, 
     return labels, rest[3]  # where each was found
 
 
+def _leave_pieces(
+    bank: match.TemplateBank, matches: Matches, average: WaveformAverage, *_: object, **__: object
+) -> tuple[Matches, WaveformAverage]:
+    return matches, average
+
+
 def _leave(
     shank: pipeline._Shank, preprocessor: object, bank: match.TemplateBank, *, step: int
 ) -> match.TemplateBank:
@@ -183,7 +193,7 @@ ABLATIONS = {
         make_patches=_replace(pipeline, "_split_templates", _leave),
     ),
     "accm-no-mixtures": Ablation(
-        "templates without which their spikes are explained better stay",
+        "templates without which their spikes are explained as well stay",
         make_patches=_replace(pipeline, "find_superfluous", _find_none),
     ),
     "accm-no-gaps": Ablation(
@@ -198,5 +208,12 @@ ABLATIONS = {
         "units of which much seems to lie under the threshold stay",
         make_patches=_replace(pipeline, "find_cut_off", _find_none),
     ),
-    "accm-no-drift": Ablation("drift is neither corrected nor followed", {"motion": {"correct": "off"}}),
+    "accm-no-drift": Ablation(
+        "drift is neither corrected nor followed", {"motion": {"correct": "off"}}, in_drift=True
+    ),
+    "accm-no-pieces": Ablation(
+        "units that are one neuron here and there in moving tissue stay apart",
+        make_patches=_replace(pipeline, "merge_pieces", _leave_pieces),
+        in_drift=True,
+    ),
 }

@@ -140,7 +140,7 @@ def parse_options() -> argparse.Namespace:
 def worth_sorting(name: str, sorter: str) -> bool:
     """Each ablation where what it takes away is used; the baseline where there is a unit to be told of."""
     if sorter in ABLATIONS:
-        return drifts(name) == (sorter == "accm-no-drift")
+        return drifts(name) == ABLATIONS[sorter].in_drift
     return not (sorter == "pca-kmeans" and SETS[name].get("num_units") == 0)
 
 
