@@ -20,6 +20,7 @@ from accm_core.signal.chunks import cut_blocks, spread_blocks
 from accm_core.signal.motion import can_move
 from accm_core.signal.preprocess import Preprocessor
 from accm_core.signal.survey import Survey, survey_shank
+from accm_core.sorting.bisect import bisect_clusters
 from accm_core.sorting.cluster import cluster_neighborhoods, find_neighborhoods, sees_all
 from accm_core.sorting.divide import divide_clusters
 from accm_core.sorting.drifting import Drift, cluster_drifting
@@ -241,7 +242,8 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     energy = bank.energy[matches.unit_index] if moving is None else moving.energy_at(matches)
     misfits = find_misfits(matches, bank, energy)
     echoes = find_echoes(matches, bank, num_samples=num_observed, sampling_frequency=fs)
-    is_far = find_far_spikes(matches, len(bank.energy), num_observed, fs)
+    sizes = matches.free_scale(bank, energy)
+    is_far = find_far_spikes(matches, sizes, len(bank.energy), num_observed, fs)
     matches, energy = matches.select(~is_far), energy[~is_far]
     cut_off = find_cut_off(
         matches, bank, energy, params.match, num_samples=num_observed, sampling_frequency=fs
@@ -338,7 +340,12 @@ def _divide_clusters(
         device=shank.device,
         seed=shank.seed,
     )
-    return divide_clusters(labels, waveforms, embedding, views, neighborhood_of, shank.params.cluster)
+    labels, neighborhood_of = divide_clusters(
+        labels, waveforms, embedding, views, neighborhood_of, shank.params.cluster
+    )
+    return bisect_clusters(
+        labels, waveforms, survey.noise, neighborhood_of, shank.params.cluster, seed=shank.seed
+    )
 
 
 def _learn_templates(

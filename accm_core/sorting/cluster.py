@@ -50,7 +50,7 @@ def cluster_embedding(embedding: np.ndarray, params: ClusterParams, *, seed: int
     if num_points < params.min_size:
         return np.full(num_points, -1, dtype=np.int64)
     points = embedding.astype(np.float64)
-    labels = _cut_parcels(points, seed)
+    labels = cut_parcels(points, seed, MAX_PARCELS)
     compared: set[tuple[int, int]] = set()
     for _ in range(MAX_ROUNDS):
         pairs = _nearest_uncompared(points, labels, compared)
@@ -128,8 +128,27 @@ def sees_all(neighborhoods: np.ndarray) -> bool:
     return bool((neighborhoods == neighborhoods[0]).all())
 
 
-def _cut_parcels(points: np.ndarray, seed: int) -> np.ndarray:
-    num_parcels = int(np.clip(len(points) // POINTS_PER_PARCEL, 1, MAX_PARCELS))
+def take_apart(
+    rows: np.ndarray, decide: Callable[[np.ndarray], np.ndarray | None]
+) -> list[np.ndarray]:
+    """Rows (n,) cut in two, and their parts likewise, until ``decide`` says that each is one.
+
+    ``decide`` is given some of the rows, and returns which of them are the second part's, or None for one.
+    """
+    undivided, parts = [rows], []
+    while undivided:
+        own = undivided.pop()
+        is_second = decide(own)
+        if is_second is None:
+            parts.append(own)
+        else:
+            undivided += [own[is_second], own[~is_second]]
+    return parts
+
+
+def cut_parcels(points: np.ndarray, seed: int, max_parcels: int) -> np.ndarray:
+    """Label of each of many small parcels of points, (n,) int64, by k-means."""
+    num_parcels = int(np.clip(len(points) // POINTS_PER_PARCEL, 1, max_parcels))
     rng = np.random.default_rng(seed)
     start = points[rng.choice(len(points), num_parcels, replace=False)]
     with warnings.catch_warnings():

@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import xlogy
 
 from accm_core.params import ClusterParams
+from accm_core.sorting.cluster import take_apart
 
 MIN_SHARED = 0.4
 """Share of a decision's information that it must have in common with the one on the other view."""
@@ -61,14 +62,10 @@ def divide_clusters(
     parts = np.full(len(labels), -1, dtype=np.int64)
     homes: list[int] = []
     for cluster, home in enumerate(neighborhood_of.tolist()):
-        undivided, found = [np.flatnonzero(labels == cluster)], []
-        while undivided:
-            rows = undivided.pop()
-            is_beyond = _decide(embedding[rows], views[0][rows], views[1][rows], params.min_size)
-            if is_beyond is None:
-                found.append(rows)
-            else:
-                undivided += [rows[is_beyond], rows[~is_beyond]]
+        found = take_apart(
+            np.flatnonzero(labels == cluster),
+            lambda rows: _decide(embedding[rows], views[0][rows], views[1][rows], params.min_size),
+        )
         neuron = _join_alike([waveforms[rows].mean(axis=0).ravel() for rows in found])
         for rows, number in zip(found, neuron, strict=True):
             parts[rows] = len(homes) + number

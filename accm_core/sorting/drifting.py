@@ -17,6 +17,7 @@ from scipy.interpolate import BSpline
 from scipy.spatial import cKDTree
 from threadpoolctl import threadpool_limits
 
+from accm_core.sorting.bisect import unmix_noise
 from accm_core.sorting.cluster import cluster_each, number_labels
 from accm_core.sorting.moving import average_bins, measure_separation, smooth_course, unit_length
 from accm_core.types import Snippets
@@ -57,8 +58,6 @@ CORE, CORE_LACKS = 0.9, 1.15
 how much larger the variance of all is."""
 ROWS_AT_ONCE = 4096
 """Snippets whitened at once: bounds the memory."""
-RIDGE = 0.01
-"""Share of the noise's mean variance added to its covariance before it is inverted."""
 
 
 @dataclass(frozen=True)
@@ -167,11 +166,7 @@ def cluster_drifting(
 
 def _whiten(snippets: Snippets, noise: np.ndarray, neighborhood: np.ndarray) -> np.ndarray:
     """Main directions of each neighbourhood's snippets where noise is white, (n_spikes, n_dims), float64."""
-    silence = noise.reshape(len(noise), -1).astype(np.float64)
-    covariance = np.atleast_2d(np.cov(silence.T))
-    covariance += RIDGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
-    variance, axes = linalg.eigh(covariance)
-    unmix = axes / np.sqrt(variance)
+    unmix = unmix_noise(noise)
     flat = snippets.waveforms.reshape(len(snippets), -1)
     points = np.empty((len(flat), min(NUM_DIMS, flat.shape[1])))
     for hood in np.unique(neighborhood):

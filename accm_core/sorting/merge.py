@@ -13,6 +13,9 @@ from accm_core.types import Snippets
 
 MAX_PER_CLUSTER = 1000
 """Spikes of a cluster that take part in a comparison."""
+MIN_SHIFT = 2
+"""Samples from which on two templates of one neighbourhood are aligned otherwise: broad troughs are found early or
+late."""
 REFRACTORY_MS = 2.0
 """A neuron hardly fires again within this time; the shortest lags are left out, as overlaps blur them."""
 BURST_MS = 10.0
@@ -40,7 +43,7 @@ def merge_clusters(
     *,
     max_lag: int,
 ) -> np.ndarray:
-    """Merge clusters of different neighbourhoods that one unit was cut into.
+    """Merge clusters that one unit was cut into: those of other neighbourhoods, or aligned otherwise.
 
     Two clusters whose templates are alike after a shift are compared as clusters are: their spikes are
     projected on the difference of the templates, on the channels that both see, and merge when the
@@ -52,7 +55,8 @@ def merge_clusters(
         Clusters; -1 for none.
     snippets : Snippets
     neighborhood_of : ndarray of shape (n_clusters,), int64
-        Where each cluster was found; those of one neighbourhood were compared already.
+        Where each cluster was found; those of one neighbourhood were compared already, but for those whose
+        spikes are aligned otherwise.
     bank : TemplateBank
         Template of each cluster.
     params : MergeParams
@@ -74,7 +78,7 @@ def merge_clusters(
     sizes = np.bincount(labels[labels >= 0], minlength=num_clusters)
     alike = np.zeros((num_clusters, num_clusters), dtype=bool)
     for first, second in pairs:
-        if neighborhood_of[first] == neighborhood_of[second]:
+        if neighborhood_of[first] == neighborhood_of[second] and abs(lag[first, second]) < MIN_SHIFT:
             continue
         values = [
             _project(
@@ -136,8 +140,8 @@ def merge_duplicates(
     -----
     Two units fire into each other's refractory time as chance has it, and as often as into the time just
     after where they fire in bursts together; the halves of one neuron do not. Where too few such pairs are
-    expected to tell, only templates whose difference, apart from their amplitudes, is lost in the noise are
-    merged, and those nearly the same on many channels: less nearly where the units take turns.
+    expected to tell, only templates whose difference is lost in the noise are merged, and those nearly the same
+    on many channels: less nearly, and whatever their sizes, where the units take turns.
     """
     max_lag = to_samples(params.max_lag_ms, sampling_frequency)
     similarity, lag = compare_templates(bank, max_lag)
@@ -154,16 +158,14 @@ def merge_duplicates(
         by_chance = 2 * len(trains[0]) * len(trains[1]) / observed
         in_bursts = count_pairs(trains[0], trains[1], burst) / (burst[1] - burst[0])
         expected = max(by_chance, in_bursts) * (window[1] - window[0])
-        difference = bank.energy[smaller] * (1 - similarity[one, other] ** 2)
         if expected >= MIN_EXPECTED:
             same = count_pairs(trains[0], trains[1], window) <= MAX_SHARE * expected
         else:
+            in_turns = _take_turns(trains[0], trains[1], observed, sampling_frequency)
             channels = np.count_nonzero(bank.weights[larger].any(axis=0))
-            nearly = similarity[one, other] >= ALIKE or (
-                similarity[one, other] >= ALIKE_IN_TURNS
-                and _take_turns(trains[0], trains[1], observed, sampling_frequency)
-            )
+            nearly = similarity[one, other] >= (ALIKE_IN_TURNS if in_turns else ALIKE)
             nearly = nearly and channels >= MIN_CHANNELS_TO_TELL
+            difference = _difference(bank.energy[[larger, smaller]], similarity[one, other], by_size=not in_turns)
             same = bool(nearly or difference <= LOST_IN_NOISE**2)
         if same:
             ratio = similarity[one, other] * np.sqrt(bank.energy[smaller] / bank.energy[larger])
@@ -251,6 +253,13 @@ def count_in_same_second(first: np.ndarray, second: np.ndarray, sampling_frequen
     seconds = [np.asarray(train // sampling_frequency, dtype=np.int64) for train in (first, second)]
     length = 1 + max(int(s.max(initial=0)) for s in seconds)
     return int(np.bincount(seconds[0], minlength=length) @ np.bincount(seconds[1], minlength=length))
+
+
+def _difference(energy: np.ndarray, similarity: float, *, by_size: bool) -> float:
+    """Squared difference of two templates, noise levels, from their energies and cosine; of shape alone if asked."""
+    if by_size:
+        return float(energy.sum() - 2 * similarity * np.sqrt(energy.prod()))
+    return float(energy[1] * (1 - similarity**2))
 
 
 def _take_turns(first: np.ndarray, second: np.ndarray, observed: int, sampling_frequency: float) -> bool:

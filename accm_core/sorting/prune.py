@@ -27,8 +27,9 @@ MIN_MEDIAN_SCALE = 0.6
 ECHO_MS, ECHO_ENERGY, MAX_ECHOES = 0.3, 4.0, 0.3
 """Time within which delays to a larger unit's spikes are the same, how many times larger its energy is, and
 the share of a unit's spikes, beyond chance, from which on they are what that one's template leaves."""
-MIN_GAP_SCORE, MAX_FAR_SCALE = 2.0, 0.8
-"""Score of bimodality from which on a unit's small spikes are another's, and the largest of them."""
+MIN_GAP_SCORE, MAX_FAR_SIZE, MAX_FAR = 2.0, 0.8, 0.75
+"""Score of bimodality from which on a unit's small spikes are another's, the largest of them in shares of the usual
+size of the others, and their largest share of all."""
 BURST_S, MAX_BURSTS = 0.02, 0.2
 """Time in which small spikes follow large ones in a burst; share of them, beyond chance, from which on small
 spikes are the unit's own."""
@@ -288,14 +289,17 @@ def find_rare(matches: Matches, names: Sequence[str], min_size: int) -> np.ndarr
 
 
 def find_far_spikes(
-    matches: Matches, num_units: int, num_samples: int, sampling_frequency: float
+    matches: Matches, sizes: np.ndarray, num_units: int, num_samples: int, sampling_frequency: float
 ) -> np.ndarray:
     """Mask of the spikes of far neurons: a unit's small ones, where a gap parts them from the others.
 
     Parameters
     ----------
     matches : Matches
-        In order of time; the scale is that of the template at the time, should it move.
+        In order of time.
+    sizes : ndarray of shape (n,)
+        Scale that the traces alone give each (`Matches.free_scale`); that of matching leans towards 1, which
+        closes gaps.
     num_units : int
     num_samples : int
         That were observed.
@@ -313,10 +317,12 @@ def find_far_spikes(
     is_far = np.zeros(len(matches), dtype=bool)
     for unit in range(num_units):
         rows = np.flatnonzero(matches.unit_index == unit)
-        scale = matches.scale[rows].astype(np.float64)
-        score, cut = measure_bimodality(np.sort(scale)) if len(rows) else (0.0, 0.0)
-        small = scale < cut
-        if score < MIN_GAP_SCORE or cut > MAX_FAR_SCALE or not small.any() or small.mean() > 0.5:
+        size = sizes[rows].astype(np.float64)
+        score, cut = measure_bimodality(np.sort(size)) if len(rows) else (0.0, 0.0)
+        small = size < cut
+        if score < MIN_GAP_SCORE or not small.any() or small.mean() > MAX_FAR:
+            continue
+        if cut > MAX_FAR_SIZE * np.median(size[~small]):
             continue
         samples = matches.sample_index[rows]
         large = samples[~small]

@@ -20,8 +20,9 @@ from accm_core.types import Recording
 
 SUSPECT = 0.4
 """Share of a template's energy that two more frequent units must explain for it to be looked at."""
-MIN_LOSS = 0.03
-"""Share of a template's energy that must be left more without it than with it."""
+MIN_LOSS, MIN_LOSS_OF_ONE = 0.03, 0.01
+"""Share of a template's energy that must be left more without it than with it; the latter where one other spike
+stands for each of its own, as two neurons may be nearly as much alike as that."""
 MAX_LOOKED_AT = 160
 """Spikes of a template on which it is decided."""
 MIN_LOOKED_AT = 10
@@ -77,12 +78,12 @@ def find_superfluous(
     quota = -(-MAX_LOOKED_AT // len(blocks))
     reach, touches = bank.margin, bank.pair_row >= 0
 
-    def work(block: Block, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def work(block: Block, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         traces = preprocessor.whiten(preprocessor.filter(raw, block))
         found = match_templates(traces, bank, params, refractory=refractory)
         inside = (found.sample_index >= bank.margin) & (found.sample_index < len(traces) - bank.margin)
         looked_at = found.select(first_of_each(found.unit_index, inside & suspects[found.unit_index], quota))
-        lost = np.empty(len(looked_at))
+        lost, num_instead = np.empty(len(looked_at)), np.empty(len(looked_at))
         for row, unit in enumerate(looked_at.unit_index):
             start = looked_at.sample_index[row] - reach
             window, template = traces[start : start + 2 * reach], bank.templates[unit]
@@ -95,15 +96,20 @@ def find_superfluous(
             without = match_templates(window, others, params, refractory=refractory)
             lost[row] = _energy_left(window, without, others, template, root)
             lost[row] -= _energy_left(window, near, bank, template, root)
-        return looked_at.unit_index, lost
+            num_instead[row] = 1 + sum(
+                sign * np.count_nonzero(np.abs(spikes.sample_index - reach) <= max_lag)
+                for sign, spikes in ((1, without), (-1, near))
+            )
+        return looked_at.unit_index, lost, num_instead
 
     margin = preprocessor.margin + bank.margin
     parts = list(map_blocks(work, recording, blocks, margin=margin, run=run, on_block=on_block))
-    unit_index = np.concatenate([part[0] for part in parts])
-    lost = np.concatenate([part[1] for part in parts])
+    unit_index, lost, num_instead = (np.concatenate([part[k] for part in parts]) for k in range(3))
     for unit in np.flatnonzero(suspects):
-        own = lost[unit_index == unit]
-        superfluous[unit] = len(own) >= MIN_LOOKED_AT and np.median(own) < MIN_LOSS * bank.energy[unit]
+        rows = unit_index == unit
+        if rows.sum() >= MIN_LOOKED_AT:
+            least = MIN_LOSS if np.median(num_instead[rows]) > 1 else MIN_LOSS_OF_ONE
+            superfluous[unit] = np.median(lost[rows]) < least * bank.energy[unit]
     return superfluous
 
 

@@ -1,0 +1,162 @@
+"""One unit or two, once more, where noise is white: clusters in which a small or rare unit hides.
+
+The embedding is made to tell most spikes apart; two units that differ in little, or of which one fires ten times
+as often, may share a cluster there. Where noise is white, each neuron's spikes scatter by one noise level in
+any direction in which they do not vary themselves. A cluster's spikes are looked at along the lines on which
+two Gaussians explain them best; two humps that are far enough apart are two units.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from accm_core.params import ClusterParams
+from accm_core.sorting.cluster import cut_parcels, measure_bimodality, take_apart
+
+NUM_DIMS = 6
+"""Main directions of a cluster's spikes in which two units are sought."""
+CORE = 0.9
+"""Share of a cluster's spikes, the nearest to its middle, that the main directions are measured on: others are
+collisions."""
+NUM_PARCELS = (2, 16)
+"""Parcels that a cluster's spikes are cut into, few and many; each is tried as the beginning of a second unit."""
+NUM_STEPS = 15
+"""Of expectation and maximisation."""
+MIN_SEPARATION = 4.0
+"""Standard deviations between two units' means on the line; two halves of one hump are up to 3.5 apart."""
+MIN_WEIGHT = 5.0
+"""Spikes below which a Gaussian vanishes."""
+RIDGE, NOISE_RIDGE = 1e-3, 0.01
+"""Shares of the mean variance added to the covariance of spikes and of noise before they are inverted."""
+
+
+def bisect_clusters(
+    labels: np.ndarray,
+    waveforms: np.ndarray,
+    noise: np.ndarray,
+    neighborhood_of: np.ndarray,
+    params: ClusterParams,
+    *,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut clusters in two, again and again, where their spikes have two humps.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n_spikes,), int64
+        From 0; -1 for none.
+    waveforms : ndarray of shape (n_spikes, n_samples, n_channels), float32
+        Snippets.
+    noise : ndarray of shape (n_noise, n_samples, n_channels), float32
+        Snippets without a spike.
+    neighborhood_of : ndarray of shape (n_clusters,), int64
+        Where each cluster was found.
+    params : ClusterParams
+    seed : int
+        Of the parcels.
+
+    Returns
+    -------
+    labels, neighborhood_of
+        Likewise, of the parts; a cluster that is not cut keeps its spikes.
+
+    References
+    ----------
+    The test is that of `cluster_embedding` (Magland & Barnett 2015, arXiv 1508.04841), the lines are those
+    of mixtures of two Gaussians with one covariance (Dempster, Laird & Rubin 1977).
+    """
+    parts = np.full(len(labels), -1, dtype=np.int64)
+    homes: list[int] = []
+    with threadpool_limits(1):  # sums in one order, whatever the number of cores
+        unmix = unmix_noise(noise)
+        flat = waveforms.reshape(len(waveforms), -1)
+        for cluster, home in enumerate(neighborhood_of.tolist()):
+            rows = np.flatnonzero(labels == cluster)
+            for part in take_apart(rows, lambda own: find_second(flat[own] @ unmix, params, seed=seed)):
+                parts[part] = len(homes)
+                homes.append(home)
+    return parts, np.array(homes, dtype=np.int64)
+
+
+def unmix_noise(noise: np.ndarray) -> np.ndarray:
+    """Weights (n_values, n_values) for flattened snippets, float64, after which noise snippets are white."""
+    silence = noise.reshape(len(noise), -1).astype(np.float64)
+    covariance = np.atleast_2d(np.cov(silence.T))
+    covariance += NOISE_RIDGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    variance, axes = np.linalg.eigh(covariance)
+    unmix: np.ndarray = axes / np.sqrt(variance)
+    return unmix
+
+
+def find_second(points: np.ndarray, params: ClusterParams, *, seed: int) -> np.ndarray | None:
+    """Which spikes are a second unit's, (n_spikes,) bool; None for one unit.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n_spikes, n_values), float64
+        Where noise is white.
+    params : ClusterParams
+    seed : int
+    """
+    if len(points) < 2 * params.min_size:
+        return None
+    points = _main_directions(points)
+    best, is_second = params.split_threshold, None
+    for start in _find_starts(points, seed):
+        direction = _separate(points, start.astype(np.float64))
+        if direction is None:
+            continue
+        line = points @ direction
+        score, cut = measure_bimodality(np.sort(line))
+        is_beyond = line >= cut
+        is_large = min(is_beyond.sum(), (~is_beyond).sum()) >= params.min_size
+        if score >= best and is_large and _separation(line, is_beyond) >= MIN_SEPARATION:
+            best, is_second = score, is_beyond
+    return is_second
+
+
+def _find_starts(points: np.ndarray, seed: int) -> Iterator[np.ndarray]:
+    for max_parcels in NUM_PARCELS:
+        parcels = cut_parcels(points, seed, max_parcels)
+        for parcel in range(parcels.max() + 1):
+            yield parcels == parcel
+
+
+def _main_directions(points: np.ndarray) -> np.ndarray:
+    centred = points - np.median(points, axis=0)
+    distance = (centred**2).sum(axis=1)
+    core = centred[distance <= np.quantile(distance, CORE)]
+    _, axes = np.linalg.eigh(core.T @ core)
+    main: np.ndarray = centred @ axes[:, : -NUM_DIMS - 1 : -1]
+    return main
+
+
+def _separate(points: np.ndarray, share: np.ndarray) -> np.ndarray | None:
+    """Line between two Gaussians of one covariance that explain the points; None where one vanishes.
+
+    ``share``, (n_points,), is that of the second Gaussian in each point at the beginning.
+    """
+    num_points, num_dims = points.shape
+    direction = None
+    for _ in range(NUM_STEPS):
+        weight = share.sum()
+        if min(weight, num_points - weight) < MIN_WEIGHT:
+            return None
+        means = (1 - share) @ points / (num_points - weight), share @ points / weight
+        apart = means[1] - means[0]
+        covariance = points.T @ points / num_points
+        for mean, part in zip(means, (num_points - weight, weight), strict=True):
+            covariance -= part / num_points * np.outer(mean, mean)
+        covariance += RIDGE * np.trace(covariance) / num_dims * np.eye(num_dims)
+        direction = np.linalg.solve(covariance, apart)
+        odds = (points - 0.5 * (means[0] + means[1])) @ direction + np.log(weight / (num_points - weight))
+        share = 1 / (1 + np.exp(-np.clip(odds, -50, 50)))
+    return direction
+
+
+def _separation(line: np.ndarray, is_beyond: np.ndarray) -> float:
+    """Distance of the means of two sides of a line, in their standard deviations."""
+    means = line[~is_beyond].mean(), line[is_beyond].mean()
+    spread = np.sqrt(np.mean((line - np.where(is_beyond, means[1], means[0])) ** 2))
+    return float((means[1] - means[0]) / max(spread, 1e-12))
