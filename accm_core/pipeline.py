@@ -217,7 +217,13 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     )
     num_observed = sum(block.stop - block.start for block in blocks)
     matches, average = merge_duplicates(
-        bank, matches, average, params.merge, observed=num_observed, sampling_frequency=fs
+        bank,
+        matches,
+        average,
+        params.merge,
+        observed=num_observed,
+        sampling_frequency=fs,
+        moves=moving is not None or preprocessor.motion is not None,
     )
     if preprocessor.motion is not None:
         matches, average = merge_pieces(
@@ -418,6 +424,7 @@ def _refine_templates(
         params.merge,
         observed=observed,
         sampling_frequency=recording.sampling_frequency,
+        moves=preprocessor.motion is not None,
     )
     refined = average.counts > params.cluster.min_size
     templates = np.where(refined[:, None, None], silence_channels(average.mean()), bank.templates)

@@ -1,9 +1,9 @@
 """One unit or two, once more, where noise is white: clusters in which a small or rare unit hides.
 
-The embedding is made to tell most spikes apart; two units that differ in little, or of which one fires ten times
-as often, may share a cluster there. Where noise is white, each neuron's spikes scatter by one noise level in
-any direction in which they do not vary themselves. A cluster's spikes are looked at along the lines on which
-two Gaussians explain them best; two humps that are far enough apart are two units.
+The embedding is made to tell most spikes apart; two units that differ in little, or of which one fires ten
+times as often, may share a cluster there. Where noise is white, each neuron's spikes scatter by one noise
+level in any direction in which they do not vary themselves. A cluster's spikes are looked at along the lines on
+which two Gaussians explain them best; two humps that are far enough apart are two units.
 """
 
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ from accm_core.sorting.cluster import cut_parcels, measure_bimodality, take_apar
 NUM_DIMS = 6
 """Main directions of a cluster's spikes in which two units are sought."""
 CORE = 0.9
-"""Share of a cluster's spikes, the nearest to its middle, that the main directions are measured on: others are
-collisions."""
+"""Share of a cluster's spikes, the nearest to its middle, that the main directions are measured on: others
+are collisions."""
 NUM_PARCELS = (2, 16)
-"""Parcels that a cluster's spikes are cut into, few and many; each is tried as the beginning of a second unit."""
+"""Parcels that a cluster's spikes are cut into, few and many; each is tried as the start of a second unit."""
 NUM_STEPS = 15
 """Of expectation and maximisation."""
 MIN_SEPARATION = 4.0

@@ -128,9 +128,7 @@ def sees_all(neighborhoods: np.ndarray) -> bool:
     return bool((neighborhoods == neighborhoods[0]).all())
 
 
-def take_apart(
-    rows: np.ndarray, decide: Callable[[np.ndarray], np.ndarray | None]
-) -> list[np.ndarray]:
+def take_apart(rows: np.ndarray, decide: Callable[[np.ndarray], np.ndarray | None]) -> list[np.ndarray]:
     """Rows (n,) cut in two, and their parts likewise, until ``decide`` says that each is one.
 
     ``decide`` is given some of the rows, and returns which of them are the second part's, or None for one.

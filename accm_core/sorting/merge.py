@@ -14,12 +14,15 @@ from accm_core.types import Snippets
 MAX_PER_CLUSTER = 1000
 """Spikes of a cluster that take part in a comparison."""
 MIN_SHIFT = 2
-"""Samples from which on two templates of one neighbourhood are aligned otherwise: broad troughs are found early or
-late."""
+"""Samples from which on two templates of one neighbourhood are aligned otherwise: broad troughs are found
+early or late."""
 REFRACTORY_MS = 2.0
 """A neuron hardly fires again within this time; the shortest lags are left out, as overlaps blur them."""
 BURST_MS = 10.0
 """A neuron that bursts fires again within this time."""
+BURST_S, MAX_BURSTS = 0.02, 0.2
+"""Time in which the later spikes of a burst follow; share of them, beyond chance, from which on spikes are a
+neuron's own, though smaller."""
 MIN_EXPECTED, MAX_SHARE = 10, 0.2
 """Pairs that the refractory time must lead to expect for a test, and the share of them one neuron has."""
 LOST_IN_NOISE = 3.0
@@ -113,6 +116,7 @@ def merge_duplicates(
     *,
     observed: int,
     sampling_frequency: float,
+    moves: bool = False,
 ) -> tuple[Matches, WaveformAverage]:
     """Merge units that matching shows to be one neuron: alike in shape and silent after each other's spikes.
 
@@ -128,6 +132,8 @@ def merge_duplicates(
         Samples that were matched.
     sampling_frequency : float
         Hz.
+    moves : bool
+        Whether the tissue moves, by which one neuron's size changes.
 
     Returns
     -------
@@ -140,8 +146,9 @@ def merge_duplicates(
     -----
     Two units fire into each other's refractory time as chance has it, and as often as into the time just
     after where they fire in bursts together; the halves of one neuron do not. Where too few such pairs are
-    expected to tell, only templates whose difference is lost in the noise are merged, and those nearly the same
-    on many channels: less nearly, and whatever their sizes, where the units take turns.
+    expected to tell, only templates whose difference is lost in the noise are merged, and those nearly the
+    same on many channels: less nearly where the units take turns. Sizes count in that difference, unless the
+    tissue moves, the two take turns, or the smaller spikes follow the larger ones in bursts.
     """
     max_lag = to_samples(params.max_lag_ms, sampling_frequency)
     similarity, lag = compare_templates(bank, max_lag)
@@ -165,7 +172,11 @@ def merge_duplicates(
             channels = np.count_nonzero(bank.weights[larger].any(axis=0))
             nearly = similarity[one, other] >= (ALIKE_IN_TURNS if in_turns else ALIKE)
             nearly = nearly and channels >= MIN_CHANNELS_TO_TELL
-            difference = _difference(bank.energy[[larger, smaller]], similarity[one, other], by_size=not in_turns)
+            weak, strong = trains if bank.energy[larger] <= bank.energy[smaller] else trains[::-1]
+            changes_size = moves or in_turns or follow_in_bursts(strong, weak, observed, sampling_frequency)
+            difference = _difference(
+                bank.energy[[larger, smaller]], similarity[one, other], of_shape=changes_size
+            )
             same = bool(nearly or difference <= LOST_IN_NOISE**2)
         if same:
             ratio = similarity[one, other] * np.sqrt(bank.energy[smaller] / bank.energy[larger])
@@ -255,11 +266,32 @@ def count_in_same_second(first: np.ndarray, second: np.ndarray, sampling_frequen
     return int(np.bincount(seconds[0], minlength=length) @ np.bincount(seconds[1], minlength=length))
 
 
-def _difference(energy: np.ndarray, similarity: float, *, by_size: bool) -> float:
-    """Squared difference of two templates, noise levels, from their energies and cosine; of shape alone if asked."""
-    if by_size:
-        return float(energy.sum() - 2 * similarity * np.sqrt(energy.prod()))
-    return float(energy[1] * (1 - similarity**2))
+def _difference(energy: np.ndarray, similarity: float, *, of_shape: bool) -> float:
+    """Squared difference of two templates (noise levels) from their energies and cosine; or of shape alone."""
+    if of_shape:
+        return float(energy[1] * (1 - similarity**2))
+    return float(energy.sum() - 2 * similarity * np.sqrt(energy.prod()))
+
+
+def follow_in_bursts(
+    leading: np.ndarray, following: np.ndarray, num_samples: int, sampling_frequency: float
+) -> bool:
+    """Whether spikes follow others as the later spikes of a neuron's bursts do, beyond chance.
+
+    Parameters
+    ----------
+    leading, following : ndarray of shape (n,), int64
+        Samples, in ascending order; at least one each.
+    num_samples : int
+        That were observed.
+    sampling_frequency : float
+        Hz.
+    """
+    reach = BURST_S * sampling_frequency
+    before = np.searchsorted(leading, following) - 1
+    follows = (before >= 0) & (following - leading[before] < reach)
+    by_chance = 1 - np.exp(-len(leading) * reach / num_samples)
+    return bool(follows.mean() > by_chance + MAX_BURSTS)
 
 
 def _take_turns(first: np.ndarray, second: np.ndarray, observed: int, sampling_frequency: float) -> bool:

@@ -10,7 +10,7 @@ from scipy.special import pdtr
 from accm_core.params import MatchParams, to_samples
 from accm_core.sorting.cluster import measure_bimodality
 from accm_core.sorting.match import Matches, TemplateBank
-from accm_core.sorting.merge import REFRACTORY_MS
+from accm_core.sorting.merge import REFRACTORY_MS, follow_in_bursts
 from accm_core.sorting.quality import ISI_THRESHOLD_S
 
 EXPLAINED = 0.96
@@ -28,11 +28,8 @@ ECHO_MS, ECHO_ENERGY, MAX_ECHOES = 0.3, 4.0, 0.3
 """Time within which delays to a larger unit's spikes are the same, how many times larger its energy is, and
 the share of a unit's spikes, beyond chance, from which on they are what that one's template leaves."""
 MIN_GAP_SCORE, MAX_FAR_SIZE, MAX_FAR = 2.0, 0.8, 0.75
-"""Score of bimodality from which on a unit's small spikes are another's, the largest of them in shares of the usual
-size of the others, and their largest share of all."""
-BURST_S, MAX_BURSTS = 0.02, 0.2
-"""Time in which small spikes follow large ones in a burst; share of them, beyond chance, from which on small
-spikes are the unit's own."""
+"""Score of bimodality from which on a unit's small spikes are another's, the largest of them in shares of the
+usual size of the others, and their largest share of all."""
 SCALE_TOLERANCE = 0.4
 """In a true sum each of them has about its own amplitude: its scale is this close to 1."""
 MAX_SYNCHRONY = 10.0
@@ -325,12 +322,9 @@ def find_far_spikes(
         if cut > MAX_FAR_SIZE * np.median(size[~small]):
             continue
         samples = matches.sample_index[rows]
-        large = samples[~small]
-        reach = BURST_S * sampling_frequency
-        before = np.searchsorted(large, samples[small]) - 1
-        follows = (before >= 0) & (samples[small] - large[before] < reach)
-        by_chance = 1 - np.exp(-len(large) * reach / num_samples)
-        is_far[rows[small]] = follows.mean() <= by_chance + MAX_BURSTS
+        is_far[rows[small]] = not follow_in_bursts(
+            samples[~small], samples[small], num_samples, sampling_frequency
+        )
     return is_far
 
 

@@ -21,8 +21,8 @@ from accm_core.types import Recording
 SUSPECT = 0.4
 """Share of a template's energy that two more frequent units must explain for it to be looked at."""
 MIN_LOSS, MIN_LOSS_OF_ONE = 0.03, 0.01
-"""Share of a template's energy that must be left more without it than with it; the latter where one other spike
-stands for each of its own, as two neurons may be nearly as much alike as that."""
+"""Share of a template's energy that must be left more without it than with it; the latter where one other
+spike stands for each of its own, as two neurons may be nearly as much alike as that."""
 MAX_LOOKED_AT = 160
 """Spikes of a template on which it is decided."""
 MIN_LOOKED_AT = 10

@@ -26,7 +26,7 @@ def draw_noise(num, seed, correlation=0.8):
 
 
 NOISE = draw_noise(4000, seed=99)
-ROOT = np.linalg.norm((SHAPE.ravel() @ unmix_noise(NOISE)))
+ROOT = np.linalg.norm(SHAPE.ravel() @ unmix_noise(NOISE))
 
 
 def make_spikes(templates, sizes, seed=0, scale_std=0.08):

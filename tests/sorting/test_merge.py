@@ -112,6 +112,8 @@ CASES = {
     "peaks-at-other-times": ([(A, 1), (A, 2, 6)], [0, 0]),
     "earlier": ([(A, 1), (A, 2, -6)], [0, 0]),
     "same-place-was-compared-before": ([(A, 1), (A, 1)], [0, 1]),
+    "same-place-aligned-otherwise": ([(A, 1), (A, 1, 6)], [0, 0]),
+    "same-place-two-aligned-otherwise": ([(A, 1), (unit(width=5.5, place=1.9), 1, 6)], [0, 1]),
     "alike-but-two": ([(A, 1), (unit(width=5.5, place=1.9), 2)], [0, 1]),
     "mirror-images": ([(unit(place=1.2), 1), (unit(place=1.8), 2)], [0, 1]),
     "one-is-smaller": ([(A, 1), (0.7 * A, 2)], [0, 1]),
@@ -170,14 +172,20 @@ def make_matches(trains, scales=None):
     return Matches(samples[order], zeros, units[order], scale[order].astype(np.float32), zeros, zeros)
 
 
-def merge_trains(templates, trains, scales=None):
+def merge_trains(templates, trains, scales=None, **options):
     matches = make_matches(trains, scales)
     average = WaveformAverage(len(templates), NUM_SAMPLES, NUM_CHANNELS)
     average.counts += [len(t) for t in trains]
     average.total += np.stack(templates) * average.counts[:, None, None]
     observed = max(int(t.max(initial=0)) for t in trains) + 1
     return merge_duplicates(
-        make_bank(templates), matches, average, MergeParams(), observed=observed, sampling_frequency=FS
+        make_bank(templates),
+        matches,
+        average,
+        MergeParams(),
+        observed=observed,
+        sampling_frequency=FS,
+        **options,
     )
 
 
@@ -215,14 +223,36 @@ def test_two_neurons_of_the_same_shape_are_not(seed):
     assert average.counts.tolist() == [1500, 1500]
 
 
-@pytest.mark.parametrize(("other", "merged"), [(A, True), (1.3 * A, True), (unit(width=5.0), False)])
-def test_with_few_spikes_only_the_shape_counts(other, merged):
+@pytest.mark.parametrize(
+    ("other", "merged"), [(A, True), (1.05 * A, True), (1.5 * A, False), (unit(width=5.0), False)]
+)
+def test_with_few_spikes_what_noise_does_not_hide_counts(other, merged):
     rng = np.random.default_rng(0)
     trains = [refractory_train(rng, 40, 400), refractory_train(rng, 30, 400)]
     similarity, _ = compare_templates(make_bank([A, other]), MAX_LAG)
     assert similarity[0, 1] > MergeParams().duplicate_similarity
     matches, _ = merge_trains([A, other], trains)
     assert (len(set(matches.unit_index.tolist())) == 1) is merged
+
+
+@pytest.mark.parametrize(("smaller", "follows"), [(0, 1), (1, 0), (0, 0)])
+def test_with_few_spikes_sizes_do_not_count_where_the_smaller_follow_in_bursts(smaller, follows):
+    """The first spikes of some bursts, and the later, smaller ones, whichever are more."""
+    rng = np.random.default_rng(0)
+    bursts = np.sort(rng.choice(120 * FS // 1000, 50, replace=False) * 1000)
+    leading, following = bursts, bursts[:35] + 15 * FS // 1000
+    trains = [leading, following] if follows == 1 else [following, leading]
+    templates = [A, 1.5 * A] if smaller == 0 else [1.5 * A, A]
+    matches, _ = merge_trains(templates, trains)
+    assert (len(set(matches.unit_index.tolist())) == 1) is (smaller == follows)
+
+
+def test_sizes_do_not_count_where_the_tissue_moves():
+    rng = np.random.default_rng(0)
+    trains = [refractory_train(rng, 40, 400), refractory_train(rng, 30, 400)]
+    for moves in (False, True):
+        matches, _ = merge_trains([A, 1.5 * A], trains, moves=moves)
+        assert (len(set(matches.unit_index.tolist())) == 1) is moves
 
 
 @pytest.mark.parametrize(("rests", "merged"), [(True, True), (False, False)])

@@ -91,6 +91,16 @@ def test_a_suspect_is_not_explained_by_a_rarer_one(monkeypatch):
     assert banks == {5, 4, 3}  # all; without the copy; without both
 
 
+@pytest.mark.parametrize(("least", "goes"), [(None, False), (0.03, True)])
+def test_of_two_neurons_much_alike_both_stay(monkeypatch, least, goes):
+    """One spike, not a sum, explains the other's: hardly more is left, but that is how they differ."""
+    twin = ALIKE + 0.24 * B
+    if least is not None:
+        monkeypatch.setattr(superfluous, "MIN_LOSS_OF_ONE", least)
+    spikes = [*ALONE, *ALONE, *ALONE, (ALIKE, [3]), (ALIKE, [3]), (twin, [4])]
+    assert find([ALIKE, twin], spikes) == [False] * 4 + [goes]
+
+
 def test_what_no_two_units_explain_is_not_looked_at(monkeypatch):
     monkeypatch.setattr(superfluous, "map_blocks", None)
     far = spike(110, 9.0, 0)
