@@ -2,8 +2,8 @@
 
 The embedding is made to tell most spikes apart; two units that differ in little, or of which one fires ten
 times as often, may share a cluster there. Where noise is white, each neuron's spikes scatter by one noise
-level in any direction in which they do not vary themselves. A cluster's spikes are looked at along the lines on
-which two Gaussians explain them best; two humps that are far enough apart are two units.
+level in any direction in which they do not vary themselves. A cluster's spikes are looked at along the lines
+on which two Gaussians explain them best; two humps that are far enough apart are two units.
 """
 
 from collections.abc import Iterator

@@ -267,7 +267,7 @@ def count_in_same_second(first: np.ndarray, second: np.ndarray, sampling_frequen
 
 
 def _difference(energy: np.ndarray, similarity: float, *, of_shape: bool) -> float:
-    """Squared difference of two templates (noise levels) from their energies and cosine; or of shape alone."""
+    """Squared difference of two templates, in noise levels, from energies and cosine; or of shape alone."""
     if of_shape:
         return float(energy[1] * (1 - similarity**2))
     return float(energy.sum() - 2 * similarity * np.sqrt(energy.prod()))
