@@ -14,6 +14,7 @@ from accm_core.signal.chunks import Block, map_blocks
 from accm_core.signal.preprocess import Preprocessor
 from accm_core.signal.snippets import LANCZOS_TAPS, cut_snippets
 from accm_core.sorting.match import Matches, TemplateBank, match_templates, noise_root
+from accm_core.sorting.merge import MIN_CHANNELS_TO_TELL
 from accm_core.sorting.prune import find_sums
 from accm_core.sorting.recover import first_of_each
 from accm_core.types import Recording
@@ -22,7 +23,7 @@ SUSPECT = 0.4
 """Share of a template's energy that two more frequent units must explain for it to be looked at."""
 MIN_LOSS, MIN_LOSS_OF_ONE = 0.03, 0.01
 """Share of a template's energy that must be left more without it than with it; the latter where one other
-spike stands for each of its own, as two neurons may be nearly as much alike as that."""
+spike stands for each of its own on few channels: two neurons may be nearly as much alike as that there."""
 MAX_LOOKED_AT = 160
 """Spikes of a template on which it is decided."""
 MIN_LOOKED_AT = 10
@@ -105,10 +106,12 @@ def find_superfluous(
     margin = preprocessor.margin + bank.margin
     parts = list(map_blocks(work, recording, blocks, margin=margin, run=run, on_block=on_block))
     unit_index, lost, num_instead = (np.concatenate([part[k] for part in parts]) for k in range(3))
+    visible = np.count_nonzero(bank.weights.any(axis=1), axis=1)
     for unit in np.flatnonzero(suspects):
         rows = unit_index == unit
         if rows.sum() >= MIN_LOOKED_AT:
-            least = MIN_LOSS if np.median(num_instead[rows]) > 1 else MIN_LOSS_OF_ONE
+            may_be_alike = np.median(num_instead[rows]) <= 1 and visible[unit] < MIN_CHANNELS_TO_TELL
+            least = MIN_LOSS_OF_ONE if may_be_alike else MIN_LOSS
             superfluous[unit] = np.median(lost[rows]) < least * bank.energy[unit]
     return superfluous
 

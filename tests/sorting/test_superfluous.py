@@ -91,12 +91,14 @@ def test_a_suspect_is_not_explained_by_a_rarer_one(monkeypatch):
     assert banks == {5, 4, 3}  # all; without the copy; without both
 
 
-@pytest.mark.parametrize(("least", "goes"), [(None, False), (0.03, True)])
-def test_of_two_neurons_much_alike_both_stay(monkeypatch, least, goes):
+@pytest.mark.parametrize(
+    ("changed", "goes"), [({}, False), ({"MIN_LOSS_OF_ONE": 0.03}, True), ({"MIN_CHANNELS_TO_TELL": 3}, True)]
+)
+def test_of_two_neurons_much_alike_both_stay(monkeypatch, changed, goes):
     """One spike, not a sum, explains the other's: hardly more is left, but that is how they differ."""
     twin = ALIKE + 0.24 * B
-    if least is not None:
-        monkeypatch.setattr(superfluous, "MIN_LOSS_OF_ONE", least)
+    for name, value in changed.items():
+        monkeypatch.setattr(superfluous, name, value)
     spikes = [*ALONE, *ALONE, *ALONE, (ALIKE, [3]), (ALIKE, [3]), (twin, [4])]
     assert find([ALIKE, twin], spikes) == [False] * 4 + [goes]
 
