@@ -19,6 +19,8 @@ NUM_DIMS = 6
 CORE = 0.9
 """Share of a cluster's spikes, the nearest to its middle, that the main directions are measured on: others
 are collisions."""
+MAX_MEASURED = 20_000
+"""Spikes, evenly spread, that the main directions are measured on: bounds the memory."""
 NUM_PARCELS = (2, 16)
 """Parcels that a cluster's spikes are cut into, few and many; each is tried as the start of a second unit."""
 NUM_STEPS = 15
@@ -73,7 +75,7 @@ def bisect_clusters(
         flat = waveforms.reshape(len(waveforms), -1)
         for cluster, home in enumerate(neighborhood_of.tolist()):
             rows = np.flatnonzero(labels == cluster)
-            for part in take_apart(rows, lambda own: find_second(flat[own] @ unmix, params, seed=seed)):
+            for part in take_apart(rows, lambda own: find_second(flat[own], unmix, params, seed=seed)):
                 parts[part] = len(homes)
                 homes.append(home)
     return parts, np.array(homes, dtype=np.int64)
@@ -89,19 +91,24 @@ def unmix_noise(noise: np.ndarray) -> np.ndarray:
     return unmix
 
 
-def find_second(points: np.ndarray, params: ClusterParams, *, seed: int) -> np.ndarray | None:
+def find_second(
+    snippets: np.ndarray, unmix: np.ndarray, params: ClusterParams, *, seed: int
+) -> np.ndarray | None:
     """Which spikes are a second unit's, (n_spikes,) bool; None for one unit.
 
     Parameters
     ----------
-    points : ndarray of shape (n_spikes, n_values), float64
-        Where noise is white.
+    snippets : ndarray of shape (n_spikes, n_values), float32
+        Of a cluster, flattened.
+    unmix : ndarray of shape (n_values, n_values)
+        From `unmix_noise`.
     params : ClusterParams
     seed : int
+        Of the parcels.
     """
-    if len(points) < 2 * params.min_size:
+    if len(snippets) < 2 * params.min_size:
         return None
-    points = _main_directions(points)
+    points = _main_directions(snippets, unmix)
     best, is_second = params.split_threshold, None
     for start in _find_starts(points, seed):
         direction = _separate(points, start.astype(np.float64))
@@ -123,13 +130,16 @@ def _find_starts(points: np.ndarray, seed: int) -> Iterator[np.ndarray]:
             yield parcels == parcel
 
 
-def _main_directions(points: np.ndarray) -> np.ndarray:
-    centred = points - np.median(points, axis=0)
-    distance = (centred**2).sum(axis=1)
-    core = centred[distance <= np.quantile(distance, CORE)]
+def _main_directions(snippets: np.ndarray, unmix: np.ndarray) -> np.ndarray:
+    """Snippets where noise is white, in the directions in which most vary most, (n_spikes, n_dims)."""
+    rows = np.linspace(0, len(snippets) - 1, min(len(snippets), MAX_MEASURED)).round().astype(np.int64)
+    points = snippets[rows] @ unmix
+    points -= np.median(points, axis=0)
+    distance = (points**2).sum(axis=1)
+    core = points[distance <= np.quantile(distance, CORE)]
     _, axes = np.linalg.eigh(core.T @ core)
-    main: np.ndarray = centred @ axes[:, : -NUM_DIMS - 1 : -1]
-    return main
+    main = snippets @ (unmix @ axes[:, : -NUM_DIMS - 1 : -1]).astype(np.float32)
+    return np.asarray(main - np.median(main, axis=0), dtype=np.float64)
 
 
 def _separate(points: np.ndarray, share: np.ndarray) -> np.ndarray | None:

@@ -59,7 +59,7 @@ def test_noise_becomes_white():
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("num_few", [200, 2000])
+@pytest.mark.parametrize("num_few", [300, 2000])
 def test_a_unit_that_is_hidden_among_another_is_found(num_few, seed):
     waveforms, truth = make_spikes(apart(6.0), [3000, num_few], seed)
     labels, homes = bisect(waveforms)
