@@ -47,6 +47,8 @@ from accm_core.types import ProgressCallback, Recording, Snippets, Sorting
 
 logger = logging.getLogger(__name__)
 
+MIN_NOISE = 2
+"""Snippets without a spike that show how noise varies."""
 TEMPLATE_BLOCKS = 150
 """Seconds, evenly spread, from which the clusters' templates are made."""
 REFINE_BLOCKS, REFINE_STEPS = 80, 5
@@ -165,7 +167,7 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     logger.info("%d peaks on %d channels", len(snippets), len(preprocessor.channels))
     if len(snippets) < MIN_SPIKES:
         return ShankResult.without_units(preprocessor, f"only {len(snippets)} peaks found")
-    if len(noise) == 0:
+    if len(noise) < MIN_NOISE:
         return ShankResult.without_units(preprocessor, "no stretch between the peaks to learn the noise from")
 
     encoder = _adapt_encoder(shank, snippets, noise)

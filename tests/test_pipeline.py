@@ -1,6 +1,7 @@
 """Whole sorts of small sessions whose units are known, and of noise, which has none."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -442,6 +443,19 @@ def test_divided_clusters_replace_those_before(session, monkeypatch, stage):
 
     monkeypatch.setattr(pipeline, stage, find_nothing)
     assert sort(session[0], make_params(), device="cpu").num_units == 0
+
+
+@pytest.mark.parametrize("num_noise", [0, 1, 2])
+def test_without_noise_to_learn_from_nothing_is_sorted(session, monkeypatch, num_noise):
+    survey_shank = pipeline.survey_shank
+
+    def survey(*arguments, **options):
+        found = survey_shank(*arguments, **options)
+        return replace(found, noise=found.noise[:num_noise])
+
+    monkeypatch.setattr(pipeline, "survey_shank", survey)
+    warnings = sort(session[0], make_params(), device="cpu").provenance["warnings"]
+    assert any("to learn the noise from" in warning for warning in warnings) is (num_noise < 2)
 
 
 def test_clusters_of_single_channels_are_not_divided():
