@@ -103,6 +103,12 @@ def test_of_two_neurons_much_alike_both_stay(monkeypatch, changed, goes):
     assert find([ALIKE, twin], spikes) == [False] * 4 + [goes]
 
 
+def test_a_sum_that_leaves_hardly_more_goes():
+    """Of which hardly more is left, too, but two spikes stand for each of its own."""
+    total = A + B + 0.22 * C
+    assert find(total, [*ALONE, *ALONE, *ALONE, (total, [3])]) == [False] * 3 + [True]
+
+
 def test_what_no_two_units_explain_is_not_looked_at(monkeypatch):
     monkeypatch.setattr(superfluous, "map_blocks", None)
     far = spike(110, 9.0, 0)
