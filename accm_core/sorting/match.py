@@ -16,11 +16,13 @@ from scipy import fft, linalg
 from accm_core.params import MatchParams
 from accm_core.signal.snippets import LANCZOS_TAPS, lanczos_kernel
 
-MAX_BASIS = 6
-"""Time courses that all templates are made of."""
-BASIS_ENERGY = 0.995
-"""Share of the templates' energy that the basis holds, unless that needs more than ``MAX_BASIS``."""
-RIDGE = 0.01
+MIN_CHANNELS_TO_TELL = 8
+"""Channels from which on their places tell neurons apart; on fewer, only the courses of their spikes may."""
+MAX_BASIS, MAX_BASIS_OF_FEW = 6, 10
+"""Time courses that all templates are made of, at most, and the same on fewer channels."""
+MAX_LOST = 0.25
+"""Energy of a template, noise variances, that fewer of them may lack: alike neurons differ by little."""
+RIDGE = 0.003
 """Share of the noise's variance added to its covariance: white noise that bounds the inverse."""
 BAND_POWER = 0.999
 """Share of the fits' power in the frequencies that are computed."""
@@ -209,11 +211,13 @@ def build_bank(
     root = noise_root(autocovariance, num_samples)
     courses = templates.transpose(0, 2, 1).reshape(-1, num_samples)
     courses = linalg.solve_triangular(root, courses.T, lower=True).T
-    _, values, vectors = np.linalg.svd(courses, full_matrices=False)
-    held = np.cumsum(values**2) / max((values**2).sum(), 1e-30)
-    num_basis = min(MAX_BASIS, int(np.searchsorted(held, BASIS_ENERGY)) + 1, len(vectors))
-    basis = vectors[:num_basis]
-    weights = (courses @ basis.T).reshape(num_units, num_channels, num_basis).transpose(0, 2, 1)
+    max_basis = MAX_BASIS if num_channels >= MIN_CHANNELS_TO_TELL else MAX_BASIS_OF_FEW
+    basis = np.linalg.svd(courses, full_matrices=False)[2][:max_basis]
+    weights = (courses @ basis.T).reshape(num_units, num_channels, -1).transpose(0, 2, 1)
+    whole = np.square(courses).reshape(num_units, -1).sum(axis=1)
+    lost = whole[:, None] - np.cumsum(np.square(weights).sum(axis=2), axis=1)
+    num_basis = np.count_nonzero(lost.max(axis=0, initial=0) > MAX_LOST) + 1
+    basis, weights = basis[:num_basis], weights[:, :num_basis]
     kernels = linalg.solve_triangular(root, basis.T, lower=True, trans="T").T
     courses = basis @ root.T
     pair_row, correlations = _correlate_pairs(weights, courses, kernels)

@@ -7,7 +7,7 @@ import numpy as np
 from accm_core.params import MergeParams, to_samples
 from accm_core.signal.motion import Motion
 from accm_core.sorting.cluster import measure_bimodality
-from accm_core.sorting.match import Matches, TemplateBank
+from accm_core.sorting.match import MIN_CHANNELS_TO_TELL, Matches, TemplateBank
 from accm_core.sorting.templates import WaveformAverage
 from accm_core.types import Snippets
 
@@ -27,8 +27,8 @@ MIN_EXPECTED, MAX_SHARE = 10, 0.2
 """Pairs that the refractory time must lead to expect for a test, and the share of them one neuron has."""
 LOST_IN_NOISE = 3.0
 """Difference of two templates, in noise levels, that spikes cannot show."""
-ALIKE, MIN_CHANNELS_TO_TELL = 0.98, 8
-"""Cosine of two templates, seen on so many channels, that no two neurons have: they would be at one place."""
+ALIKE = 0.98
+"""Cosine of two templates, on ``MIN_CHANNELS_TO_TELL``, that no two neurons have: one place holds one."""
 ALIKE_IN_TURNS, MIN_TOGETHER, MAX_TOGETHER = 0.94, 20, 0.5
 """The same where the two take turns, as one neuron's templates here and there do when tissue moves. Pairs of
 spikes in the same second that chance must give to see that, and the share of them up to which it is so."""

@@ -22,7 +22,7 @@ OVERLAP_MS = 1.0
 """Spikes of two interacting units overlap within this time."""
 MIN_SCALES = 50
 """Spikes from which the spread of a unit's scale is measured."""
-MIN_SCALE_STD = 0.05
+MIN_SCALE_STD = 0.03
 """Neurons vary at least a little."""
 
 

@@ -18,6 +18,7 @@ from accm_core.signal.chunks import Block, map_blocks
 from accm_core.signal.preprocess import Preprocessor
 from accm_core.signal.snippets import cut_snippets
 from accm_core.sorting.match import TemplateBank, match_templates, noise_root
+from accm_core.sorting.prune import FAR_ABOVE
 from accm_core.sorting.recover import find_clean, first_of_each
 from accm_core.types import Recording
 
@@ -31,7 +32,7 @@ NUM_CHANNELS = 6
 """Of the unit's largest, on which its spikes are compared."""
 NUM_DIMS, MAX_PARTS = 2, 4
 """Directions of largest variance in which parts are sought; parts of a unit at most."""
-MIN_EVIDENCE = 100.0
+MIN_EVIDENCE = 30.0
 """By which the criterion must fall."""
 MIN_SHARE = 0.15
 """Of a unit's spikes that each part must have: fewer are collisions."""
@@ -73,12 +74,15 @@ def split_units(
     refractory = to_samples(params.refractory_ms, recording.sampling_frequency)
     of_unit = min(MAX_OF_UNIT, MAX_WAVEFORMS // max(len(bank.energy), 1))
     quota = -(-of_unit // max(len(blocks), 1))
+    # of smaller ones a part is under the threshold: what is seen of them is no Gaussian
+    is_whole = bank.energy >= (params.threshold + FAR_ABOVE) ** 2
 
     def work(block: Block, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         traces = preprocessor.whiten(preprocessor.filter(raw, block))
         found = match_templates(traces, bank, params, refractory=refractory)
         inside = (found.sample_index >= bank.margin) & (found.sample_index < len(traces) - bank.margin)
-        rows = first_of_each(found.unit_index, inside & find_clean(found, bank), quota)
+        wanted = inside & is_whole[found.unit_index] & find_clean(found, bank)
+        rows = first_of_each(found.unit_index, wanted, quota)
         found = found.select(rows)
         waveforms = cut_snippets(
             traces,

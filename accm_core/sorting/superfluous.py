@@ -13,8 +13,7 @@ from accm_core.params import MatchParams, RunParams, to_samples
 from accm_core.signal.chunks import Block, map_blocks
 from accm_core.signal.preprocess import Preprocessor
 from accm_core.signal.snippets import LANCZOS_TAPS, cut_snippets
-from accm_core.sorting.match import Matches, TemplateBank, match_templates, noise_root
-from accm_core.sorting.merge import MIN_CHANNELS_TO_TELL
+from accm_core.sorting.match import MIN_CHANNELS_TO_TELL, Matches, TemplateBank, match_templates, noise_root
 from accm_core.sorting.prune import find_sums
 from accm_core.sorting.recover import first_of_each
 from accm_core.types import Recording

@@ -10,6 +10,7 @@ from scipy.linalg import toeplitz
 
 from accm_core.params import MatchParams
 from accm_core.sorting.match import (
+    MIN_CHANNELS_TO_TELL,
     RIDGE,
     Matches,
     TemplateBank,
@@ -141,6 +142,26 @@ def test_the_basis_holds_the_templates_energy():
     exact = (filters(TEMPLATES, WHITE) * TEMPLATES).sum(axis=(1, 2))
     assert (BANK.energy <= 1.001 * exact).all()
     assert (BANK.energy >= 0.98 * exact).all()
+
+
+@pytest.mark.parametrize("num_channels", [1, 4])
+def test_what_tells_alike_units_apart_is_kept(num_channels):
+    """Large spikes that differ by three noise levels, 0.03 % of their energy: few channels show no more."""
+    large, bump = 60 * -np.exp(-0.5 * (WINDOW / 4) ** 2), np.exp(-0.5 * ((WINDOW - 9) / 2) ** 2)
+    course = np.stack([large, large + 3 * bump / np.linalg.norm(bump)])
+    bank = make_bank((course[:, :, None] * 0.8 ** np.arange(num_channels)).astype(np.float32))
+    change = course[1] - course[0]
+    exact = (change**2).sum() * (0.64 ** np.arange(num_channels)).sum() / (1 + RIDGE)
+    found = ((bank.weights[1] - bank.weights[0]) ** 2).sum()
+    np.testing.assert_allclose(found, exact, rtol=0.1)
+    assert len(bank.kernels) == 2
+
+
+def test_more_courses_where_channels_are_few():
+    rng = np.random.default_rng(0)
+    for num_channels, expected in ((MIN_CHANNELS_TO_TELL - 1, 10), (MIN_CHANNELS_TO_TELL, 6)):
+        bank = make_bank(rng.normal(0, 2, (12, NUM_SAMPLES, num_channels)).astype(np.float32))
+        assert len(bank.kernels) == expected
 
 
 @pytest.mark.parametrize("autocovariance", [WHITE, COLOURED], ids=["white", "coloured"])

@@ -7,6 +7,7 @@ from accm_core.params import MatchParams, RunParams, SignalParams
 from accm_core.signal.chunks import cut_blocks, read_padded
 from accm_core.signal.preprocess import fit_preprocessor
 from accm_core.sorting.match import build_bank, noise_root
+from accm_core.sorting.prune import FAR_ABOVE
 from accm_core.sorting.split import MIN_WAVEFORMS, split_units, tell_neurons
 from accm_core.types import ArrayRecording
 
@@ -79,19 +80,19 @@ def test_few_spikes_stay_together():
 FS = 10_000
 
 
-def make_session(templates, duration_s=30, seed=0):
+def make_session(templates, duration_s=30, seed=0, size=12):
     rng = np.random.default_rng(seed)
     traces = rng.normal(0, 5, (duration_s * FS, 2))
     places = np.arange(200, duration_s * FS - 200, 250)
     neuron = rng.integers(0, len(templates), len(places))
     for place, which in zip(places, neuron, strict=True):
-        traces[place - NUM_BEFORE : place - NUM_BEFORE + NUM_SAMPLES] += 12 * templates[which]
+        traces[place - NUM_BEFORE : place - NUM_BEFORE + NUM_SAMPLES] += size * templates[which]
     recording = ArrayRecording(traces=traces.astype(np.float32), sampling_frequency=FS)
     blocks = cut_blocks(recording.segments, FS)
     raw = [read_padded(recording, b.start - 200, b.stop + 200, b.segment) for b in blocks]
     preprocessor = fit_preprocessor(raw, np.arange(2), np.zeros((2, 2)), SignalParams(), FS)
     clean = np.zeros((1000, 2), np.float32)
-    clean[500 - NUM_BEFORE : 500 - NUM_BEFORE + NUM_SAMPLES] = 12 * np.mean(templates, axis=0)
+    clean[500 - NUM_BEFORE : 500 - NUM_BEFORE + NUM_SAMPLES] = size * np.mean(templates, axis=0)
     start = 500 - preprocessor.margin - NUM_BEFORE
     template = preprocessor.whiten(preprocessor.filter(clean, blocks[0]))[start : start + NUM_SAMPLES]
     bank = build_bank(template[None], NUM_BEFORE, preprocessor.autocovariance, np.array([0.1]))
@@ -116,6 +117,19 @@ def test_a_unit_of_two_neurons_gets_two_templates():
 def test_a_unit_of_one_neuron_keeps_its_template():
     session = make_session([FIRST])
     np.testing.assert_array_equal(split(session), session[3].templates)
+
+
+def test_what_is_partly_under_the_threshold_stays_together():
+    """Whatever is seen of it has no shape that a mixture of Gaussians could tell of."""
+    recording, preprocessor, blocks, bank = make_session([FIRST, SECOND], size=6)
+    ratio = float(np.sqrt(bank.energy[0]))
+
+    def count(threshold):
+        params = MatchParams(threshold=threshold)
+        return len(split_units(recording, preprocessor, blocks, bank, params, seed=0, run=RunParams()))
+
+    assert count(ratio - FAR_ABOVE - 0.1) == 2
+    assert count(ratio - FAR_ABOVE + 0.1) == 1
 
 
 def test_what_comes_late_tells_no_neurons_apart():
