@@ -52,6 +52,14 @@ def test_two_neurons_are_told_apart(seed):
     assert max(agreement, 1 - agreement) > 0.9
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_small_difference_shows_in_many_spikes(seed):
+    waveforms, truth = make_waveforms([FIRST, 0.6 * FIRST + 0.4 * SECOND], seed=seed)
+    labels = tell(waveforms)
+    agreement = np.mean(labels == truth)
+    assert max(agreement, 1 - agreement) > 0.8
+
+
 def test_three_neurons_are_told_apart():
     labels = tell(make_waveforms([FIRST, SECOND, spike(4.0, 0.8)])[0])
     assert set(labels) == {0, 1, 2}
