@@ -24,7 +24,7 @@ MAX_LOST = 0.25
 """Energy of a template, noise variances, that fewer of them may lack: alike neurons differ by little."""
 RIDGE = 0.003
 """Share of the noise's variance added to its covariance: white noise that bounds the inverse."""
-BAND_POWER = 0.999
+BAND_POWER = 0.9999
 """Share of the fits' power in the frequencies that are computed."""
 LOG_ODDS_SHARE = 0.6
 """Of the log odds of matching, what is meant; see `calibrate`."""
