@@ -10,6 +10,7 @@ from accm_core.online.lookahead import make_lookahead
 from accm_core.online.plan import make_plan, measure_shanks
 from accm_core.online.units import units_of_sorting
 from accm_core.params import SorterParams
+from accm_core.sorting.recover import MIN_SCALE_STD
 from accm_core.types import ArrayRecording
 
 PARAMS = SorterParams()
@@ -29,7 +30,7 @@ def test_the_scale_is_as_wide_as_the_amplitudes_were(stream):
     spread[:3] = [0.0, 0.08, 0.5]
     bank = plan_of(stream.recording, replace(stream.units, spread=spread)).shanks[0].bank
     noise = 1 / bank.energy[1]
-    wanted = [0.05, np.sqrt(0.08**2 - noise), PARAMS.match.scale_std, PARAMS.match.scale_std]
+    wanted = [MIN_SCALE_STD, np.sqrt(0.08**2 - noise), PARAMS.match.scale_std, PARAMS.match.scale_std]
     np.testing.assert_allclose(bank.prior[:4] ** -0.5, wanted, rtol=1e-4)
 
 
