@@ -10,6 +10,7 @@ from accm_core.signal.chunks import Block, map_blocks
 from accm_core.signal.preprocess import Preprocessor
 from accm_core.sorting.match import Matches, TemplateBank, match_templates
 from accm_core.sorting.moving import MovingBank
+from accm_core.sorting.rebuild import rebuild
 from accm_core.sorting.templates import MAX_SPIKES, WaveformAverage, WaveformSums, Window, sum_waveforms
 from accm_core.types import Recording
 
@@ -17,6 +18,11 @@ MIN_PROBABILITY = 0.9
 """Of the spikes that a mean waveform is made from."""
 MAX_DEVIATION = 0.35
 """Of their scale from 1."""
+MAX_LONE, MAX_LONE_SHARE = 30, 1 / 3
+"""Spikes without an overlap, and their share of all, up to which a unit hardly ever fires alone."""
+MIN_LIKENESS, MAX_SHRINKAGE = 0.8, 0.9
+"""Cosine between a template and the mean of its spikes from which on they are one neuron's, and share of the
+template under which this mean is when the template is too large."""
 
 OVERLAP_MS = 1.0
 """Spikes of two interacting units overlap within this time."""
@@ -59,38 +65,46 @@ def recover_spikes(
     matches : Matches
         In order of time, ``sample_index`` counted in the recording.
     average : WaveformAverage
-        Of some of each unit's spikes: those without an overlap and with a high probability, if any.
+        Of some of each unit's spikes: those without an overlap and with a high probability, if any. Of
+        whitened waveforms, and for a unit that has hardly any of these and a template too large for its
+        spikes, it is that of all with a high probability, the spikes that they overlap with taken out:
+        a template made of collisions would stay one.
     """
     refractory = to_samples(params.refractory_ms, recording.sampling_frequency)
     window = Window(bank.num_before, bank.num_samples)
     margin = max(bank.margin, window.margin)
     quota = -(-MAX_SPIKES // max(len(blocks), 1))
 
-    def work(block: Block, raw: np.ndarray) -> tuple[Matches, WaveformSums]:
+    def work(block: Block, raw: np.ndarray) -> tuple[Matches, WaveformSums, WaveformSums | None]:
         filtered = preprocessor.filter(raw, block)
         traces = preprocessor.whiten(filtered)
         local = bank if moving is None else moving.at(block.start)
         found = match_templates(traces, local, params, refractory=refractory)
         inside = (found.sample_index >= margin) & (found.sample_index < len(traces) - margin)
-        clean = inside & (found.probability > MIN_PROBABILITY) & find_clean(found, local)
-        rows = first_of_each(found.unit_index, clean, quota)
+        sure = inside & (found.probability > MIN_PROBABILITY)
+        lone = found.select(first_of_each(found.unit_index, sure & find_clean(found, local), quota))
         sums = sum_waveforms(
-            traces if whitened else filtered,
-            found.sample_index[rows],
-            found.offset[rows],
-            found.unit_index[rows],
-            window,
+            traces if whitened else filtered, lone.sample_index, lone.offset, lone.unit_index, window
         )
-        kept = found.select(inside)
-        return kept.move(block.start - margin), sums
+        kept = found.select(inside).move(block.start - margin)
+        if not whitened:
+            return kept, sums, None
+        usual = found.select(first_of_each(found.unit_index, sure & find_usual(found), quota))
+        return kept, sums, _sum_unmixed(traces, found, usual, local, window)
 
-    average = WaveformAverage(len(bank.energy), bank.num_samples, len(preprocessor.channels))
+    average, unmixed = (
+        WaveformAverage(len(bank.energy), bank.num_samples, len(preprocessor.channels)) for _ in range(2)
+    )
     parts = [Matches.empty()]
-    for matches, sums in map_blocks(
+    for matches, sums, sums_unmixed in map_blocks(
         work, recording, blocks, margin=preprocessor.margin + margin, run=run, on_block=on_block
     ):
         parts.append(matches)
         average.add(sums)
+        if sums_unmixed is not None:
+            unmixed.add(sums_unmixed)
+    if whitened:
+        average.replace(find_oversized(bank.templates, average, unmixed), unmixed)
     starts = np.array([segment.start for segment in recording.segments])
     return drop_doubles(Matches.join(parts), refractory, starts), average
 
@@ -128,7 +142,49 @@ def measure_scale_std(matches: Matches, bank: TemplateBank, params: MatchParams)
 
 def find_clean(matches: Matches, bank: TemplateBank) -> np.ndarray:
     """Mask of the spikes of usual size without another one within a template's length, (n,), bool."""
-    return (np.abs(matches.scale - 1) < MAX_DEVIATION) & ~find_overlaps(matches, bank, bank.num_samples)
+    return find_usual(matches) & ~find_overlaps(matches, bank, bank.num_samples)
+
+
+def find_usual(matches: Matches) -> np.ndarray:
+    """Mask of the spikes of usual size, (n,), bool."""
+    return np.abs(matches.scale - 1) < MAX_DEVIATION
+
+
+def find_oversized(templates: np.ndarray, lone: WaveformAverage, unmixed: WaveformAverage) -> np.ndarray:
+    """Mask of the units that hardly ever fire alone and whose template is larger than their spikes.
+
+    Parameters
+    ----------
+    templates : ndarray of shape (n_units, n_samples, n_channels)
+    lone : WaveformAverage
+        Of spikes without an overlap.
+    unmixed : WaveformAverage
+        Of all, the spikes that they overlap with taken out.
+
+    Returns
+    -------
+    ndarray of shape (n_units,), bool
+    """
+    means = unmixed.mean()
+    shared, energy = (np.einsum("utc,utc->u", templates, other) for other in (means, templates))
+    is_rare = (lone.counts <= MAX_LONE) & (lone.counts < MAX_LONE_SHARE * unmixed.counts)
+    is_alike = shared > MIN_LIKENESS * np.sqrt(energy * np.einsum("utc,utc->u", means, means))
+    return np.asarray(is_rare & is_alike & (shared < MAX_SHRINKAGE * energy))
+
+
+def _sum_unmixed(
+    traces: np.ndarray, found: Matches, wanted: Matches, bank: TemplateBank, window: Window
+) -> WaveformSums:
+    """Sum the waveforms of the wanted spikes, all others that were found taken out."""
+    return sum_waveforms(
+        traces - rebuild(found, bank, len(traces)),
+        wanted.sample_index,
+        wanted.offset,
+        wanted.unit_index,
+        window,
+        scale=wanted.scale,
+        templates=bank.templates,
+    )
 
 
 def find_overlaps(matches: Matches, bank: TemplateBank, reach: int) -> np.ndarray:

@@ -12,14 +12,14 @@ from scipy import linalg
 from accm_core.params import MatchParams, RunParams, to_samples
 from accm_core.signal.chunks import Block, map_blocks
 from accm_core.signal.preprocess import Preprocessor
-from accm_core.signal.snippets import LANCZOS_TAPS, cut_snippets
 from accm_core.sorting.match import MIN_CHANNELS_TO_TELL, Matches, TemplateBank, match_templates, noise_root
-from accm_core.sorting.prune import find_sums
+from accm_core.sorting.prune import SCALE_TOLERANCE, find_sums
+from accm_core.sorting.rebuild import rebuild
 from accm_core.sorting.recover import first_of_each
 from accm_core.types import Recording
 
 SUSPECT = 0.4
-"""Share of a template's energy that two more frequent units must explain for it to be looked at."""
+"""Share of a template's energy that more frequent units, one or two, must explain for it to be looked at."""
 MIN_LOSS, MIN_LOSS_OF_ONE = 0.03, 0.01
 """Share of a template's energy that must be left more without it than with it; the latter where one other
 spike stands for each of its own on few channels: two neurons may be nearly as much alike as that there."""
@@ -69,7 +69,7 @@ def find_superfluous(
     with ground truth, 4 to 90 % more of a neuron's energy is left without its template, and 3 % more or less
     than with it for most mixtures.
     """
-    suspects = find_sums(bank, counts, max_lag, explained=SUSPECT)
+    suspects = find_sums(bank, counts, max_lag, explained=SUSPECT) | _find_copies(bank, counts, max_lag)
     superfluous = np.zeros(len(counts), dtype=bool)
     if not suspects.any():
         return superfluous
@@ -115,28 +115,18 @@ def find_superfluous(
     return superfluous
 
 
-def rebuild(matches: Matches, bank: TemplateBank, num_samples: int) -> np.ndarray:
-    """What the matches explain: the sum of their templates, (num_samples, n_channels), float32."""
-    total = np.zeros((num_samples, bank.templates.shape[2]), dtype=np.float32)
-    pad = LANCZOS_TAPS + 1
-    length = bank.num_samples + 2 * pad
-    for unit in np.unique(matches.unit_index):
-        own = matches.select(matches.unit_index == unit)
-        channels = np.flatnonzero(bank.templates[unit].any(axis=0))
-        shifted = cut_snippets(
-            np.pad(bank.templates[unit], ((2 * pad, 2 * pad), (0, 0))),
-            np.full(len(own), 2 * pad + bank.num_before),
-            -own.offset,
-            np.tile(channels, (len(own), 1)),
-            num_before=bank.num_before + pad,
-            num_samples=length,
-        )
-        for sample, scale, waveform in zip(own.sample_index, own.scale, shifted, strict=True):
-            first = sample - bank.num_before - pad
-            low, high = max(first, 0), min(first + length, num_samples)
-            if low < high:
-                total[low:high, channels] += scale * waveform[low - first : high - first]
-    return total
+def _find_copies(bank: TemplateBank, counts: np.ndarray, max_lag: int) -> np.ndarray:
+    """Mask of the units that one more frequent unit of its usual size explains in part, (n_units,), bool."""
+    is_copy = np.zeros(len(counts), dtype=bool)
+    middle = bank.correlations.shape[1] // 2
+    for unit in range(len(counts)):
+        parts = np.flatnonzero((bank.pair_row[unit] >= 0) & (counts > counts[unit]))
+        lags = bank.correlations[bank.pair_row[unit, parts], middle - max_lag : middle + max_lag + 1]
+        fit = lags.max(axis=1)
+        scale = fit / bank.energy[parts]
+        explained = fit * scale >= SUSPECT * bank.energy[unit]
+        is_copy[unit] = (explained & (np.abs(scale - 1) <= SCALE_TOLERANCE)).any()
+    return is_copy
 
 
 def _energy_left(

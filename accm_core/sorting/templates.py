@@ -48,7 +48,14 @@ class WaveformSums:
 
 
 def sum_waveforms(
-    traces: np.ndarray, sample_index: np.ndarray, offset: np.ndarray, unit_index: np.ndarray, window: Window
+    traces: np.ndarray,
+    sample_index: np.ndarray,
+    offset: np.ndarray,
+    unit_index: np.ndarray,
+    window: Window,
+    *,
+    scale: np.ndarray | None = None,
+    templates: np.ndarray | None = None,
 ) -> WaveformSums:
     """Sum the waveforms of each unit in one stretch of traces.
 
@@ -61,6 +68,9 @@ def sum_waveforms(
     offset : ndarray of shape (n_spikes,), float32
     unit_index : ndarray of shape (n_spikes,), int64
     window : Window
+    scale : ndarray of shape (n_spikes,), float32, optional
+    templates : ndarray of shape (n_units, n_samples, n_channels), float32, optional
+        With both: the traces lack each spike, its unit's template times its scale, and it is put back.
     """
     units, inverse, counts = np.unique(unit_index, return_inverse=True, return_counts=True)
     total = np.zeros((len(units), window.num_samples, traces.shape[1]), dtype=np.float32)
@@ -75,6 +85,8 @@ def sum_waveforms(
             num_before=window.num_before,
             num_samples=window.num_samples,
         )[0]
+        if scale is not None and templates is not None:
+            waveform += scale[row] * templates[unit_index[row]]
         total[unit] += waveform
         total_square[unit] += waveform**2
     return WaveformSums(units, total, total_square, counts)
@@ -101,6 +113,11 @@ class WaveformAverage:
             sums[source] = 0
         self.counts[target] += self.counts[source]
         self.counts[source] = 0
+
+    def replace(self, units: np.ndarray, other: "WaveformAverage") -> None:
+        """Take the sums of some units (mask) from another average."""
+        for name in ("total", "total_square", "counts"):
+            getattr(self, name)[units] = getattr(other, name)[units]
 
     def mean(self) -> np.ndarray:
         """Mean waveforms, (n_units, n_samples, n_channels), float32; zero for a unit without spikes."""

@@ -16,9 +16,11 @@ from accm_core.sorting.recover import (
     MIN_SCALE_STD,
     drop_doubles,
     find_overlaps,
+    find_oversized,
     measure_scale_std,
     recover_spikes,
 )
+from accm_core.sorting.templates import WaveformAverage
 from accm_core.types import ArrayRecording, Segment
 
 FS = 10_000
@@ -149,6 +151,60 @@ def test_the_average_is_that_of_the_clean_spikes(session, whitened):
         )
         expected = waveforms.mean(axis=0)
         np.testing.assert_allclose(average.mean()[unit], expected, atol=1e-3 * np.abs(expected).max())
+
+
+@pytest.fixture(scope="module")
+def crowded():
+    """Unit 1 never fires without unit 0; its template is a collision with some of that one's spike in it."""
+    session = make_session(
+        [spike_ for at in range(300, 3 * FS - 300, 120) for spike_ in ((at, 0), (at + 4 + at % 7, 1))]
+    )
+    mixed = session.bank.templates.copy()
+    mixed[1] = 1.25 * (mixed[1] + 0.1 * mixed[0])
+    bank = build_bank(mixed, NUM_BEFORE, session.preprocessor.autocovariance, np.full(3, 0.3))
+    return replace(session, bank=bank), session.bank.templates[1]
+
+
+def test_a_template_of_collisions_is_made_anew_of_what_is_left_of_its_spikes(crowded):
+    session, expected = crowded
+    _, average = recover(session, whitened=True)
+    assert average.counts[1] > 100
+    before, after = (np.linalg.norm(t - expected) for t in (session.bank.templates[1], average.mean()[1]))
+    assert after < 0.6 * before
+
+
+def test_in_microvolts_only_spikes_that_are_alone_are_averaged(crowded):
+    _, average = recover(crowded[0])
+    assert average.counts[1] == 0
+
+
+def make_average(counts, mean):
+    average = WaveformAverage(len(counts), NUM_SAMPLES, 2)
+    average.counts[:] = counts
+    average.total[:] = np.array(counts)[:, None, None] * mean
+    return average
+
+
+@pytest.mark.parametrize(
+    ("num_lone", "num_all", "size", "other", "is_oversized"),
+    [
+        (30, 200, 0.8, 0.0, True),
+        (31, 200, 0.8, 0.0, False),  # enough that are alone
+        (30, 90, 0.8, 0.0, False),  # a unit of few spikes, many of them alone
+        (30, 200, 0.95, 0.0, False),  # its spikes are as large as it is
+        (30, 200, 0.8, 0.55, True),
+        (30, 200, 0.8, 0.65, False),  # its spikes are another's
+        (0, 0, 0.0, 0.0, False),
+    ],
+)
+def test_which_templates_are_too_large_for_spikes_that_are_hardly_ever_alone(
+    num_lone, num_all, size, other, is_oversized
+):
+    shapes = np.zeros((2, 1, NUM_SAMPLES, 2))
+    shapes[0, :, 10], shapes[1, :, 20] = 5.0, 5.0
+    unmixed = make_average([num_all], size * shapes[0] + other * shapes[1])
+    found = find_oversized(shapes[0], make_average([num_lone], shapes[0]), unmixed)
+    assert found.tolist() == [is_oversized]
 
 
 @pytest.mark.parametrize(("chunk_s", "workers"), [(1, 2), (3, 1), (2, 3)])

@@ -47,6 +47,17 @@ def test_sums_of_each_unit():
         np.testing.assert_allclose(sums.total_square[row], (waveforms**2).sum(axis=0), atol=1e-4)
 
 
+def test_spikes_that_were_taken_out_are_put_back():
+    traces, templates = make_traces(), make_traces(2 * 30).reshape(2, 30, 3)
+    samples, units, scale = np.array([100, 105, 700]), np.array([0, 1, 1]), np.float32([0.8, 1.1, 0.9])
+    sums = sum_waveforms(
+        traces, samples, np.zeros(3, np.float32), units, WINDOW, scale=scale, templates=templates
+    )
+    whole = cut_slowly(traces, samples) + scale[:, None, None] * templates[units]
+    np.testing.assert_allclose(sums.total, [whole[0], whole[1] + whole[2]], atol=1e-5)
+    np.testing.assert_allclose(sums.total_square, [whole[0] ** 2, whole[1] ** 2 + whole[2] ** 2], atol=1e-4)
+
+
 def test_spikes_are_aligned_between_samples():
     time = np.arange(400)[:, None]
     offset = np.float32([0.4, -0.3])
