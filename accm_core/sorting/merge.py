@@ -18,9 +18,9 @@ MIN_SHIFT = 2
 early or late."""
 REFRACTORY_MS = 2.0
 """A neuron hardly fires again within this time; the shortest lags are left out, as overlaps blur them."""
-BURST_MS = 10.0
+AGAIN_MS = 10.0
 """A neuron that bursts fires again within this time."""
-BURST_S, MAX_BURSTS = 0.02, 0.2
+BURST_MS, MAX_BURSTS = 20.0, 0.2
 """Time in which the later spikes of a burst follow; share of them, beyond chance, from which on spikes are a
 neuron's own, though smaller."""
 MIN_EXPECTED, MAX_SHARE = 10, 0.2
@@ -153,7 +153,7 @@ def merge_duplicates(
     max_lag = to_samples(params.max_lag_ms, sampling_frequency)
     similarity, lag = compare_templates(bank, max_lag)
     window = (max_lag, to_samples(REFRACTORY_MS, sampling_frequency))
-    burst = (window[1], to_samples(BURST_MS, sampling_frequency))
+    burst = (window[1], to_samples(AGAIN_MS, sampling_frequency))
     counts = np.bincount(matches.unit_index, minlength=len(bank.energy))
     pairs = np.argwhere(np.triu(similarity >= params.duplicate_similarity, k=1))
     pairs = pairs[np.argsort(-similarity[pairs[:, 0], pairs[:, 1]], kind="stable")]
@@ -287,7 +287,7 @@ def follow_in_bursts(
     sampling_frequency : float
         Hz.
     """
-    reach = BURST_S * sampling_frequency
+    reach = BURST_MS / 1000 * sampling_frequency
     before = np.searchsorted(leading, following) - 1
     follows = (before >= 0) & (following - leading[before] < reach)
     by_chance = 1 - np.exp(-len(leading) * reach / num_samples)
