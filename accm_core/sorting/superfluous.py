@@ -13,6 +13,7 @@ from accm_core.params import MatchParams, RunParams, to_samples
 from accm_core.signal.chunks import Block, map_blocks
 from accm_core.signal.preprocess import Preprocessor
 from accm_core.sorting.match import MIN_CHANNELS_TO_TELL, Matches, TemplateBank, match_templates, noise_root
+from accm_core.sorting.merge import compare_templates
 from accm_core.sorting.prune import SCALE_TOLERANCE, find_sums
 from accm_core.sorting.rebuild import rebuild
 from accm_core.sorting.recover import first_of_each
@@ -117,16 +118,10 @@ def find_superfluous(
 
 def _find_copies(bank: TemplateBank, counts: np.ndarray, max_lag: int) -> np.ndarray:
     """Mask of the units that one more frequent unit of its usual size explains in part, (n_units,), bool."""
-    is_copy = np.zeros(len(counts), dtype=bool)
-    middle = bank.correlations.shape[1] // 2
-    for unit in range(len(counts)):
-        parts = np.flatnonzero((bank.pair_row[unit] >= 0) & (counts > counts[unit]))
-        lags = bank.correlations[bank.pair_row[unit, parts], middle - max_lag : middle + max_lag + 1]
-        fit = lags.max(axis=1)
-        scale = fit / bank.energy[parts]
-        explained = fit * scale >= SUSPECT * bank.energy[unit]
-        is_copy[unit] = (explained & (np.abs(scale - 1) <= SCALE_TOLERANCE)).any()
-    return is_copy
+    similarity, _ = compare_templates(bank, max_lag)
+    scale = similarity * np.sqrt(bank.energy[:, None] / np.maximum(bank.energy, 1e-12))
+    explains = (similarity**2 >= SUSPECT) & (np.abs(scale - 1) <= SCALE_TOLERANCE)
+    return np.asarray((explains & (counts > counts[:, None])).any(axis=1))
 
 
 def _energy_left(
