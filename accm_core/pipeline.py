@@ -321,9 +321,9 @@ def _find_drift(shank: _Shank, survey: Survey, labels: np.ndarray) -> Drift | No
     locations = recording.channel_locations[survey.preprocessor.channels]
     if shank.params.motion.correct == "off" or can_move(locations, recording.has_geometry):
         return None
-    bins, num_bins = bin_times(snippets.peaks.sample_index, survey.blocks)
+    bins, centers = bin_times(snippets.peaks.sample_index, survey.blocks)
     neighborhood = find_neighborhoods(snippets.peaks.channel_index, survey.neighborhoods)
-    return cluster_drifting(snippets, survey.noise, labels, neighborhood, bins, num_bins)
+    return cluster_drifting(snippets, survey.noise, labels, neighborhood, bins, centers)
 
 
 def _divide_clusters(

@@ -37,11 +37,13 @@ _Finder = Callable[[Block, np.ndarray], tuple[Matches, np.ndarray]]
 """Spikes in a block's traces, margins included, and which of them stand alone."""
 
 
-def bin_times(sample_index: np.ndarray, blocks: Sequence[Block]) -> tuple[np.ndarray, int]:
-    """Bin of time that each spike of some blocks lies in, (n_spikes,) int64, and how many there are."""
+def bin_times(sample_index: np.ndarray, blocks: Sequence[Block]) -> tuple[np.ndarray, np.ndarray]:
+    """Bin of time that each spike of some blocks lies in, (n_spikes,), and the bins' middles, (n_bins,)."""
     starts = np.array([block.start for block in blocks])
     block = np.searchsorted(starts, sample_index, side="right") - 1
-    return block // BLOCKS_PER_BIN, -(-len(blocks) // BLOCKS_PER_BIN)
+    parts = [blocks[k : k + BLOCKS_PER_BIN] for k in range(0, len(blocks), BLOCKS_PER_BIN)]
+    centers = [np.mean([0.5 * (block.start + block.stop) for block in part]) for part in parts]
+    return block // BLOCKS_PER_BIN, np.array(centers)
 
 
 def follow_units(

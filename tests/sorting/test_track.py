@@ -57,7 +57,7 @@ class Session:
 
     def follow(self, bank, unit_of_peak, num_workers=2):
         zeros = np.zeros(len(self.samples), np.int64)
-        bins, num_bins = bin_times(self.samples, self.blocks)
+        bins, centers = bin_times(self.samples, self.blocks)
         return follow_units(
             self.recording,
             self.preprocessor,
@@ -65,7 +65,7 @@ class Session:
             bank,
             Peaks(self.samples, zeros, zeros.astype(np.float32), zeros.astype(np.float32)),
             unit_of_peak,
-            np.bincount(bins, zigzag(self.samples)) / np.bincount(bins, minlength=num_bins),
+            np.bincount(bins, zigzag(self.samples)) / np.bincount(bins, minlength=len(centers)),
             MatchParams(),
             MergeParams(),
             run=RunParams(num_workers=num_workers),
@@ -199,9 +199,11 @@ def test_neurons_that_take_turns_without_meeting_stay_apart():
 def test_bins_count_the_blocks_that_are_at_hand(drifting):
     every_other = drifting.blocks[::2]
     samples = np.array([every_other[0].start, every_other[4].stop - 1, every_other[5].start])
-    bins, num_bins = bin_times(samples, every_other)
+    bins, centers = bin_times(samples, every_other)
     assert bins.tolist() == [0, 0, 1]
-    assert num_bins == 6
+    assert len(centers) == 6
+    middle = every_other[2]
+    assert centers[0] == 0.5 * (middle.start + middle.stop)
 
 
 NUM_BINS = 12
