@@ -39,8 +39,8 @@ demo: setup
 	@echo "sorted NWB   $(DEMO)/session_sorted.nwb"
 	@echo "figures      $(DEMO)/session_sorted.html   (open it in a browser)"
 
-test: setup
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+test: setup  # one process for each of up to four cores, a file's tests in one
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not gpu"
 
 test-all: setup
 	$(BIN)/python -m pytest

@@ -184,7 +184,9 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     if len(neighborhood_of) == 0:
         return ShankResult.without_units(preprocessor, "no cluster is large enough")
 
-    bank, labels = _learn_templates(shank, preprocessor, snippets, labels, neighborhood_of)
+    bank, labels = _learn_templates(
+        shank, preprocessor, snippets, labels, neighborhood_of, moves=drift is not None
+    )
     moving = None
     if drift is None:
         bank = _refine_templates(shank, preprocessor, bank, step=0)
@@ -362,6 +364,8 @@ def _learn_templates(
     snippets: Snippets,
     labels: np.ndarray,
     neighborhood_of: np.ndarray,
+    *,
+    moves: bool,
 ) -> tuple[TemplateBank, np.ndarray]:
     """Templates of the clusters, with those of one unit merged; and the unit of each snippet."""
     recording, params = shank.recording, shank.params
@@ -394,7 +398,9 @@ def _learn_templates(
     sizes = np.bincount(labels[labels >= 0], minlength=len(unit_of))
     order = np.lexsort((-sizes, unit_of))
     _, first = np.unique(unit_of[order], return_index=True)
-    templates = center_templates(bank.templates[order[first]], num_before, max_lag)
+    templates = bank.templates[order[first]]
+    if not moves:  # one that is followed may keep the end that this cuts, a step that no spike has
+        templates = center_templates(templates, num_before, max_lag)
     units = np.where(labels >= 0, unit_of[labels], -1)
     return _build_bank(shank, preprocessor, templates), units
 

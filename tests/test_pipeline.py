@@ -425,6 +425,25 @@ def test_clusters_of_moving_tissue_replace_those_before(session, monkeypatch):
     assert sort(session[0], make_params(), device="cpu").num_units == 0
 
 
+def test_templates_that_are_followed_keep_their_ends(session, monkeypatch):
+    class Followed(Exception):  # noqa: N818  the end of the test, not an error
+        pass
+
+    def pretend(shank, survey, labels):
+        return Drift(labels, np.zeros(labels.max() + 1, np.int64), np.zeros(100))
+
+    def follow(*arguments, **options):
+        raise Followed
+
+    centered = []
+    monkeypatch.setattr(pipeline, "_find_drift", pretend)
+    monkeypatch.setattr(pipeline, "follow_units", follow)
+    monkeypatch.setattr(pipeline, "center_templates", lambda templates, *_: centered.append(templates))
+    with pytest.raises(Followed):
+        sort(session[0], make_params(), device="cpu")
+    assert not centered
+
+
 @pytest.mark.slow
 def test_units_hidden_in_a_cluster_are_found(monkeypatch):
     recording, truth = simulate(seed=1, duration_s=120, probe="tetrode", num_units=8)
