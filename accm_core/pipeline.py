@@ -399,7 +399,7 @@ def _learn_templates(
     order = np.lexsort((-sizes, unit_of))
     _, first = np.unique(unit_of[order], return_index=True)
     templates = bank.templates[order[first]]
-    if not moves:  # one that is followed may keep the end that this cuts, a step that no spike has
+    if not moves:  # where an end is cut off a step is left, which refining mends and following need not
         templates = center_templates(templates, num_before, max_lag)
     units = np.where(labels >= 0, unit_of[labels], -1)
     return _build_bank(shank, preprocessor, templates), units
