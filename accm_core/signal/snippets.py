@@ -76,6 +76,8 @@ def lanczos_kernel(offset):  # type: ignore[no-untyped-def]
 @numba.njit(cache=True, nogil=True)
 def _cut(traces, sample_index, offsets, channels, num_before, snippets):  # type: ignore[no-untyped-def]
     num_samples = snippets.shape[1]
+    source = np.empty(num_samples + 2 * LANCZOS_TAPS - 1, dtype=np.float32)
+    course = np.empty(num_samples, dtype=np.float32)
     for n in range(len(sample_index)):
         base = int(np.floor(sample_index[n] + offsets[n]))
         kernel = lanczos_kernel(sample_index[n] + offsets[n] - base)
@@ -84,8 +86,11 @@ def _cut(traces, sample_index, offsets, channels, num_before, snippets):  # type
             channel = channels[n, slot]
             if channel < 0:
                 continue
+            for t in range(len(source)):
+                source[t] = traces[first + t, channel]
+            course[:] = 0.0
+            for k in range(2 * LANCZOS_TAPS):
+                for t in range(num_samples):  # innermost and without gaps: the compiler makes vectors of it
+                    course[t] += kernel[k] * source[t + k]
             for t in range(num_samples):
-                value = np.float32(0.0)
-                for k in range(2 * LANCZOS_TAPS):
-                    value += kernel[k] * traces[first + t + k, channel]
-                snippets[n, t, slot] = value
+                snippets[n, t, slot] = course[t]
