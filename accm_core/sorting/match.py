@@ -32,6 +32,9 @@ FREQUENCY_TILE = 256
 """Frequencies worked on at once: small enough for the processor's cache."""
 MAX_REVISIONS, MAX_MOVE = 3, 0.1
 """Times that overlapping spikes are taken back and explained anew; samples that a spike may still move by."""
+MAX_SCALE = 10.0
+"""Times its template that is taken out at most: what is larger is no spike of the unit, and where taking out
+leaves more than there was, it does not grow without bound."""
 MIN_EDGE = 4
 """Samples around a spike at which fits are looked up, for its time between samples and its rivals."""
 NEGLIGIBLE = 0.02
@@ -549,7 +552,7 @@ def _take_out(fits, blocked, model, unit, t):  # type: ignore[no-untyped-def]
     energy, prior = model.energy[unit], model.prior[unit]
     offset, fit = _between_samples(fits[unit], t)
     gain = _gain(fits[unit, t], energy, prior, model.min_scale)
-    scale = (fit + prior) / (energy + prior)
+    scale = min((fit + prior) / (energy + prior), MAX_SCALE)
     probability = _posterior(fits, blocked, model, unit, t, gain)
     _subtract(fits, model, unit, t, offset, scale)
     blocked[unit, max(t - model.refractory, 0) : t + model.refractory + 1] += np.uint8(1)

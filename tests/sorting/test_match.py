@@ -10,6 +10,7 @@ from scipy.linalg import toeplitz
 
 from accm_core.params import MatchParams
 from accm_core.sorting.match import (
+    MAX_SCALE,
     MIN_CHANNELS_TO_TELL,
     RIDGE,
     Matches,
@@ -313,6 +314,12 @@ def test_noise_of_long_memory_holds_no_spike_once_its_covariance_is_known():
 def test_too_small_is_not_the_unit(scale, expected):
     found = match(plant([(0, CENTRE, scale)]), BANK.select(np.array([0])), min_scale=0.4)
     assert len(found) == expected
+
+
+@pytest.mark.parametrize("scale", [5.0, 40.0, 1e6])
+def test_no_more_is_taken_out_at_once_than_a_spike_may_be(scale):
+    found = match(plant([(0, CENTRE, scale)]), make_bank(scale_std=1.0))
+    assert found.scale.max() == pytest.approx(min(scale, MAX_SCALE), rel=0.05)
 
 
 @pytest.mark.parametrize(("threshold", "expected"), [(5.0, 1), (20.0, 1), (50.0, 0)])
