@@ -67,6 +67,30 @@ def test_a_unit_that_is_hidden_among_another_is_found(num_few, seed):
     assert adjusted_rand_score(truth, labels) > 0.9
 
 
+def add_collisions(waveforms, num, seed, ratio):
+    """The first spikes with another one of a random shape and delay on top."""
+    rng = np.random.default_rng(seed)
+    for k in range(num):
+        delay = int(rng.integers(-8, 9))
+        other = np.roll(np.outer(TROUGH, rng.uniform(0, 1, NUM_CHANNELS)), delay, axis=0)
+        waveforms[k] += ratio * rng.uniform(0.3, 1) / ROOT * other
+    return waveforms
+
+
+@pytest.mark.parametrize(
+    ("sizes", "num_collisions", "ratio", "seed"),
+    [
+        *(((5000, 400), 500, 60.0, seed) for seed in range(4)),
+        *(((2500, 200), 250, 40.0, seed) for seed in (0, 2)),
+    ],
+)
+def test_a_rare_unit_of_the_same_shape_is_found_by_its_size(sizes, num_collisions, ratio, seed):
+    template = 9 / 12 * apart(6.0)[0]
+    waveforms, truth = make_spikes([template, 1.6 * template], sizes, seed, scale_std=0.05)
+    labels, _ = bisect(add_collisions(waveforms, num_collisions, seed, ratio), seed=seed)
+    assert adjusted_rand_score(truth[num_collisions:], labels[num_collisions:]) > 0.85
+
+
 def test_three_units_take_two_decisions():
     first, second = apart(8.0)
     waveforms, truth = make_spikes([first, second, 1.8 * first], [900, 500, 400], scale_std=0.04)
