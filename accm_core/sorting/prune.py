@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import numba
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
-from scipy.special import pdtr
+from scipy.special import pdtr, pdtrc
 
 from accm_core.params import MatchParams, to_samples
 from accm_core.sorting.cluster import measure_bimodality
 from accm_core.sorting.match import Matches, TemplateBank
-from accm_core.sorting.merge import REFRACTORY_MS, follow_in_bursts
+from accm_core.sorting.merge import MIN_EXPECTED, REFRACTORY_MS, follow_in_bursts
 from accm_core.sorting.quality import ISI_THRESHOLD_S
 
 EXPLAINED = 0.96
@@ -22,6 +22,9 @@ SIZE_STEP, SIZE_STEPS, FAR_ABOVE = 0.1, 3, 3.0
 many steps it is smoothed, and height of its middle (noise levels) from which on hardly any do."""
 MAX_CHANCE = 1e-4
 """Probability under which it is not by chance that a unit rests after its spikes."""
+MAX_RESTLESS, RESTLESS_CHANCE = 0.5, 1e-3
+"""Intervals within the refractory time, in shares of what unrelated spikes give, that no neuron reaches, and
+probability under which it is not by chance that a unit has more."""
 MIN_MEDIAN_SCALE = 0.6
 """A template is the mean of its own spikes: half of them are larger than this, even if others' add to it."""
 ECHO_MS, ECHO_ENERGY, MAX_ECHOES = 0.3, 4.0, 0.3
@@ -94,7 +97,8 @@ def find_cut_off(
     As SpikeInterface's ``amplitude_cutoff``: what the lower tail of the matches' sizes lacks of the upper
     one; half of all where they are most frequent at the threshold. Sizes are those that the traces alone
     give, in noise levels: the gain, which leans on what size is expected, would hide the pile. A unit that
-    surely rests after its spikes, as only a neuron does, is not cut off.
+    surely rests after its spikes, as only a neuron does, is not cut off; one that surely does not, although
+    there are enough spikes to tell, is of many far neurons and goes like those that are.
     """
     prior = bank.prior[matches.unit_index]
     least = np.sqrt((params.threshold**2 + prior) * (energy + prior)) - prior
@@ -102,7 +106,7 @@ def find_cut_off(
     height = (matches.free_scale(bank, energy) * energy - least) / np.sqrt(energy)
     shortest = to_samples(params.refractory_ms, sampling_frequency)
     rest = to_samples(REFRACTORY_MS, sampling_frequency)
-    missing = np.zeros(len(bank.energy))
+    is_cut_off = np.zeros(len(bank.energy), dtype=bool)
     for unit in np.unique(matches.unit_index):
         rows = matches.unit_index == unit
         counts = np.bincount(np.maximum(height[rows] / SIZE_STEP, 0).astype(np.int64))
@@ -113,8 +117,10 @@ def find_cut_off(
         num_close = np.count_nonzero((intervals > shortest) & (intervals < rest))
         by_chance = counts.sum() ** 2 * (rest - shortest) / num_samples
         if np.median(height[rows]) < FAR_ABOVE and pdtr(num_close, by_chance) >= MAX_CHANCE:
-            missing[unit] = unseen / (counts.sum() + unseen)
-    return missing > params.max_missing
+            never_rests = pdtrc(num_close - 1, MAX_RESTLESS * by_chance) < RESTLESS_CHANCE
+            is_missing = unseen / (counts.sum() + unseen) > params.max_missing
+            is_cut_off[unit] = is_missing or (by_chance >= MIN_EXPECTED and never_rests)
+    return is_cut_off
 
 
 def find_sums(

@@ -200,6 +200,18 @@ def test_a_weak_unit_that_rests_after_its_spikes_is_not_cut_off():
     assert cut_off_among([5, 5], sizes, [resting, unrelated]) == [False, True]
 
 
+def test_a_weak_unit_that_never_rests_is_of_many_neurons():
+    rng = np.random.default_rng(0)
+    sizes = [rng.normal(6, 1, 4000)] * 2
+    resting = np.cumsum(rng.integers(FS // 200, FS // 7, 4000))
+    unrelated = rng.integers(0, NUM_OBSERVED, 4000)
+    assert cut_off_among([6, 6], sizes, [resting, unrelated]) == [False, True]
+    few = [each[:200] for each in sizes]
+    assert cut_off_among([6, 6], few, [resting[:200], unrelated[:200]]) == [False, False]
+    large = [rng.normal(12, 1, 4000)]
+    assert cut_off_among([12], large, [unrelated]) == [False]
+
+
 def test_collisions_far_above_and_units_without_a_spike_are_not_cut_off():
     rng = np.random.default_rng(0)
     colliding = np.concatenate([rng.normal(7, 1.3, 900), 7 + rng.exponential(4, 60)])
