@@ -192,24 +192,22 @@ def test_a_large_unit_is_cut_off_at_its_least_scale():
     assert cut_off_among([60, 25], sizes) == [True, False]
 
 
-def test_a_weak_unit_that_rests_after_its_spikes_is_not_cut_off():
+def resting_and_unrelated(size, num_spikes=4000):
+    """Sizes and trains of two units: one that rests after its spikes, one that does not."""
     rng = np.random.default_rng(0)
-    sizes = [rng.normal(4.5, 1, 4000)] * 2
-    resting = np.cumsum(rng.integers(FS // 200, FS // 7, 4000))
-    unrelated = rng.integers(0, NUM_OBSERVED, 4000)
-    assert cut_off_among([5, 5], sizes, [resting, unrelated]) == [False, True]
+    sizes = rng.normal(size, 1, 4000)
+    trains = np.cumsum(rng.integers(FS // 200, FS // 7, 4000)), rng.integers(0, NUM_OBSERVED, 4000)
+    return [sizes[:num_spikes]] * 2, [train[:num_spikes] for train in trains]
+
+
+def test_a_weak_unit_that_rests_after_its_spikes_is_not_cut_off():
+    assert cut_off_among([5, 5], *resting_and_unrelated(4.5)) == [False, True]
 
 
 def test_a_weak_unit_that_never_rests_is_of_many_neurons():
-    rng = np.random.default_rng(0)
-    sizes = [rng.normal(6, 1, 4000)] * 2
-    resting = np.cumsum(rng.integers(FS // 200, FS // 7, 4000))
-    unrelated = rng.integers(0, NUM_OBSERVED, 4000)
-    assert cut_off_among([6, 6], sizes, [resting, unrelated]) == [False, True]
-    few = [each[:200] for each in sizes]
-    assert cut_off_among([6, 6], few, [resting[:200], unrelated[:200]]) == [False, False]
-    large = [rng.normal(12, 1, 4000)]
-    assert cut_off_among([12], large, [unrelated]) == [False]
+    assert cut_off_among([6, 6], *resting_and_unrelated(6)) == [False, True]
+    assert cut_off_among([6, 6], *resting_and_unrelated(6, num_spikes=200)) == [False, False]
+    assert cut_off_among([12, 12], *resting_and_unrelated(12)) == [False, False]
 
 
 def test_collisions_far_above_and_units_without_a_spike_are_not_cut_off():
