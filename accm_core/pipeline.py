@@ -34,11 +34,13 @@ from accm_core.sorting.prune import (
     find_far_spikes,
     find_low,
     find_misfits,
+    find_piled,
     find_rare,
     find_sums,
 )
 from accm_core.sorting.recover import measure_scale_std, recover_spikes
 from accm_core.sorting.result import ShankResult, build_sorting
+from accm_core.sorting.sizes import judge_sizes
 from accm_core.sorting.split import split_units
 from accm_core.sorting.superfluous import find_superfluous
 from accm_core.sorting.templates import Window, average_clusters, center_templates, silence_channels
@@ -248,16 +250,19 @@ def _sort_shank(shank: _Shank) -> ShankResult:
         )
     low = find_low(average.mean(), preprocessor.noise_levels_uV, params.match.min_peak)
     crowds = find_crowds(matches, len(bank.energy), num_observed, fs)
-    rare = find_rare(matches, names, params.cluster.min_size)
     energy = bank.energy[matches.unit_index] if moving is None else moving.energy_at(matches)
     misfits = find_misfits(matches, bank, energy)
     echoes = find_echoes(matches, bank, num_samples=num_observed, sampling_frequency=fs)
-    sizes = matches.free_scale(bank, energy)
-    is_far = find_far_spikes(matches, sizes, len(bank.energy), num_observed, fs)
+    is_far = find_far_spikes(matches, matches.free_scale(bank, energy), len(bank.energy), num_observed, fs)
     matches, energy = matches.select(~is_far), energy[~is_far]
-    cut_off = find_cut_off(
-        matches, bank, energy, params.match, num_samples=num_observed, sampling_frequency=fs
+    sizes = judge_sizes(
+        matches, bank, energy, bank.energy[None] if moving is None else moving.energy, params.match
     )
+    cut_off = find_cut_off(
+        matches, bank, energy, sizes.accuracy, params.match, num_samples=num_observed, sampling_frequency=fs
+    )
+    matches = matches.select(~find_piled(matches, sizes.own, len(bank.energy), num_observed, fs))
+    rare = find_rare(matches, names, params.cluster.min_size)
     is_unit = ~(low | rare | crowds | misfits | echoes | cut_off)
     matches = matches if moving is None else moving.rescale(matches)
     logger.info("%d units of %d templates", is_unit.sum(), len(is_unit))

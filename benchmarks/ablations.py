@@ -20,8 +20,9 @@ from accm_core.params import validate_params
 from accm_core.signal import survey
 from accm_core.signal.matched import MatchedFilter
 from accm_core.signal.preprocess import Preprocessor
-from accm_core.sorting import match
+from accm_core.sorting import match, track
 from accm_core.sorting.match import Matches
+from accm_core.sorting.sizes import Sizes
 from accm_core.sorting.templates import WaveformAverage
 from accm_core.types import Recording, Snippets, Sorting
 
@@ -141,6 +142,15 @@ def _find_none(*arguments: object, **_: object) -> np.ndarray:
     return np.zeros(len(bank.energy), dtype=bool)
 
 
+def _judge_nothing() -> Patches:
+    """All spikes are their unit's own, and no unit is clear of far neurons."""
+
+    def judge(matches: Matches, bank: match.TemplateBank, *_: object) -> Sizes:
+        return Sizes(np.ones(len(matches)), np.zeros(len(bank.energy)))
+
+    return (patch.object(pipeline, "judge_sizes", judge), patch.object(track, "judge_sizes", judge))
+
+
 def _find_no_spikes(matches: Matches, *_: object) -> np.ndarray:
     return np.zeros(len(matches), dtype=bool)
 
@@ -218,6 +228,11 @@ ABLATIONS = {
     ),
     "accm-no-drift": Ablation(
         "drift is neither corrected nor followed", {"motion": {"correct": "off"}}, in_drift=True
+    ),
+    "accm-no-sizes": Ablation(
+        "far neurons' spikes are not told from a unit's own by all sizes together",
+        make_patches=_judge_nothing,
+        in_drift=True,
     ),
     "accm-no-pieces": Ablation(
         "units that are one neuron here and there in moving tissue stay apart",

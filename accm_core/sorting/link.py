@@ -62,6 +62,16 @@ class Spikes:
         """Stretches in all."""
         return -(-self.num_bins // self.bins_per_stretch)
 
+    def select(self, rows: np.ndarray) -> "Spikes":
+        """Some of the spikes (indices or mask); the trains stay."""
+        return replace(
+            self,
+            unit_index=self.unit_index[rows],
+            bin_index=self.bin_index[rows],
+            delay=self.delay[rows],
+            waveforms=self.waveforms[rows],
+        )
+
     def project(self, rows: np.ndarray, delay: np.ndarray, bank: TemplateBank) -> np.ndarray:
         """Fit of the bank's kernels to each spike on each channel, (n, n_basis * n_channels), white noise."""
         points = np.zeros((len(rows), len(bank.kernels), self.waveforms.shape[2]), dtype=np.float32)

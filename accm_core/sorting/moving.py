@@ -33,10 +33,14 @@ class MovingBank:
         """The bank of the stretch that ``sample`` lies in."""
         return self.mean.reweigh(self.weights[self._stretch_of(sample)], self.mean.prior**-0.5)
 
+    @property
+    def energy(self) -> np.ndarray:
+        """Of each template in each stretch, (n_stretches, n_units), float32."""
+        return np.asarray((self.weights**2).sum(axis=(2, 3)))
+
     def energy_at(self, matches: Matches) -> np.ndarray:
         """Energy of each match's template at its time, (n,), float32."""
-        energy = (self.weights**2).sum(axis=(2, 3))
-        return np.asarray(energy[self._stretch_of(matches.sample_index), matches.unit_index])
+        return np.asarray(self.energy[self._stretch_of(matches.sample_index), matches.unit_index])
 
     def rescale(self, matches: Matches) -> Matches:
         """The matches with their scale in terms of the mean template, not that of their stretch."""

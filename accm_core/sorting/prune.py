@@ -12,6 +12,7 @@ from accm_core.sorting.cluster import measure_bimodality
 from accm_core.sorting.match import Matches, TemplateBank
 from accm_core.sorting.merge import MIN_EXPECTED, REFRACTORY_MS, follow_in_bursts
 from accm_core.sorting.quality import ISI_THRESHOLD_S
+from accm_core.sorting.sizes import MIN_OWN, find_least
 
 EXPLAINED = 0.96
 """Share of a template's energy that two other units must explain for it to be their sum."""
@@ -20,6 +21,8 @@ MAX_CLOSE_RATIO, MAX_CLOSE_SHARE, MIN_CLOSE = 2.0, 0.05, 20
 SIZE_STEP, SIZE_STEPS, FAR_ABOVE = 0.1, 3, 3.0
 """Histogram of sizes that tells how many spikes lie under the threshold: its step (noise levels), over how
 many steps it is smoothed, and height of its middle (noise levels) from which on hardly any do."""
+CLEAR_ACCURACY = 0.85
+"""Accuracy from which on a unit's own spikes stand out from far neurons'."""
 MAX_CHANCE = 1e-4
 """Probability under which it is not by chance that a unit rests after its spikes."""
 MAX_RESTLESS, RESTLESS_CHANCE = 0.5, 1e-3
@@ -65,6 +68,7 @@ def find_cut_off(
     matches: Matches,
     bank: TemplateBank,
     energy: np.ndarray,
+    accuracy: np.ndarray,
     params: MatchParams,
     *,
     num_samples: int,
@@ -82,6 +86,8 @@ def find_cut_off(
     bank : TemplateBank
     energy : ndarray of shape (n,)
         Of the template at each match: the bank's where it does not move.
+    accuracy : ndarray of shape (n_units,)
+        That is to be expected where a unit's own spikes are told from others' (`judge_sizes`).
     params : MatchParams
     num_samples : int
         That were observed.
@@ -96,13 +102,13 @@ def find_cut_off(
     -----
     As SpikeInterface's ``amplitude_cutoff``: what the lower tail of the matches' sizes lacks of the upper
     one; half of all where they are most frequent at the threshold. Sizes are those that the traces alone
-    give, in noise levels: the gain, which leans on what size is expected, would hide the pile. A unit that
-    surely rests after its spikes, as only a neuron does, is not cut off; one that surely does not, although
-    there are enough spikes to tell, is of many far neurons and goes like those that are.
+    give, in noise levels: the gain, which leans on what size is expected, would hide the pile. A unit whose
+    own spikes stand out from that pile is not cut off, nor one that surely rests after its spikes, as only a
+    neuron does; one that surely does not, although there are enough spikes to tell, is of many far neurons
+    and goes like those that are.
     """
     prior = bank.prior[matches.unit_index]
-    least = np.sqrt((params.threshold**2 + prior) * (energy + prior)) - prior
-    least = np.maximum(least, params.min_scale * energy)
+    least = find_least(energy, prior, params)
     height = (matches.free_scale(bank, energy) * energy - least) / np.sqrt(energy)
     shortest = to_samples(params.refractory_ms, sampling_frequency)
     rest = to_samples(REFRACTORY_MS, sampling_frequency)
@@ -119,6 +125,7 @@ def find_cut_off(
         if np.median(height[rows]) < FAR_ABOVE and pdtr(num_close, by_chance) >= MAX_CHANCE:
             never_rests = pdtrc(num_close - 1, MAX_RESTLESS * by_chance) < RESTLESS_CHANCE
             is_missing = unseen / (counts.sum() + unseen) > params.max_missing
+            is_missing &= accuracy[unit] < CLEAR_ACCURACY
             is_cut_off[unit] = is_missing or (by_chance >= MIN_EXPECTED and never_rests)
     return is_cut_off
 
@@ -327,11 +334,49 @@ def find_far_spikes(
             continue
         if cut > MAX_FAR_SIZE * np.median(size[~small]):
             continue
-        samples = matches.sample_index[rows]
-        is_far[rows[small]] = not follow_in_bursts(
-            samples[~small], samples[small], num_samples, sampling_frequency
+        is_far[rows] = _spare_bursts(small, matches.sample_index[rows], num_samples, sampling_frequency)
+    return is_far
+
+
+def find_piled(
+    matches: Matches, own: np.ndarray, num_units: int, num_samples: int, sampling_frequency: float
+) -> np.ndarray:
+    """Mask of the spikes that most likely are far neurons', as the sizes of a unit's spikes tell.
+
+    Parameters
+    ----------
+    matches : Matches
+        In order of time.
+    own : ndarray of shape (n,), float64
+        Probability that each is its unit's (`judge_sizes`).
+    num_units : int
+    num_samples : int
+        That were observed.
+    sampling_frequency : float
+        Hz.
+
+    Returns
+    -------
+    ndarray of shape (n,), bool
+        As in `find_far_spikes`, none where small spikes follow large ones in bursts.
+    """
+    is_far = np.zeros(len(matches), dtype=bool)
+    for unit in range(num_units):
+        rows = np.flatnonzero(matches.unit_index == unit)
+        is_far[rows] = _spare_bursts(
+            own[rows] < MIN_OWN, matches.sample_index[rows], num_samples, sampling_frequency
         )
     return is_far
+
+
+def _spare_bursts(
+    small: np.ndarray, samples: np.ndarray, num_samples: int, sampling_frequency: float
+) -> np.ndarray:
+    """``small``, (n,), if that are spikes beside a unit's others; none if they follow these in bursts."""
+    if small.all() or not small.any():
+        return small
+    bursts = follow_in_bursts(samples[~small], samples[small], num_samples, sampling_frequency)
+    return np.zeros_like(small) if bursts else small
 
 
 def find_crowds(matches: Matches, num_units: int, num_samples: int, sampling_frequency: float) -> np.ndarray:

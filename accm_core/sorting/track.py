@@ -18,6 +18,7 @@ from accm_core.sorting.link import Spikes, link_units
 from accm_core.sorting.match import Matches, TemplateBank, match_templates
 from accm_core.sorting.moving import MovingBank, average_bins, smooth_course
 from accm_core.sorting.recover import find_overlaps, first_of_each, measure_scale_std
+from accm_core.sorting.sizes import judge_sizes
 from accm_core.types import Peaks, Recording
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ NUM_ROUNDS = 3
 """Of matching, joining and following."""
 MIN_SPIKES = 20
 """Fewer spikes show no course: the template stays."""
+MIN_OWN = 0.5
+"""Probability that a spike is its unit's own, above which it is averaged."""
 LONE_MS = 1.0
 """Peaks nearer to each other than this are not averaged."""
 MAX_VALUES = 16_000_000
@@ -92,9 +95,12 @@ def follow_units(
             if on_block is not None:
                 on_block((number + share) / (NUM_ROUNDS + 1))
 
-        matches, spikes = _collect_spikes(
+        matches, kept, spikes = _collect_spikes(
             recording, preprocessor, blocks, moving.mean, max_lag, find, run=run, on_block=on_share
         )
+        if number > 0:  # peaks have no size that would tell
+            sizes = judge_sizes(kept, moving.mean, moving.energy_at(kept), moving.energy, params)
+            spikes = spikes.select(sizes.own > MIN_OWN)
         stretch, bin_within = np.divmod(spikes.bin_index, BINS_PER_STRETCH)
         spikes = replace(spikes, bin_index=BINS_PER_STRETCH * rank[stretch] + bin_within)
         if number > 0:
@@ -149,8 +155,11 @@ def _collect_spikes(
     *,
     run: RunParams,
     on_block: Callable[[float], None],
-) -> tuple[Matches, Spikes]:
-    """Find spikes, and cut out those that stand alone: of each unit in each block as memory allows."""
+) -> tuple[Matches, Matches, Spikes]:
+    """Find spikes, and cut out those that stand alone: of each unit in each block as memory allows.
+
+    Returns all that were found, those that were cut out, and their waveforms.
+    """
     num_samples, num_channels = bank.num_samples + 2 * max_lag, bank.weights.shape[2]
     most = MAX_VALUES // (num_samples * num_channels)
     quota = -(-most // (len(blocks) * len(bank.energy)))
@@ -187,7 +196,7 @@ def _collect_spikes(
         bins_per_stretch=BINS_PER_STRETCH,
         max_lag=max_lag,
     )
-    return matches, spikes
+    return matches, kept, spikes
 
 
 def _follow(

@@ -8,6 +8,7 @@ import pytest
 from accm_core.params import MatchParams
 from accm_core.sorting.match import Matches, build_bank
 from accm_core.sorting.prune import (
+    CLEAR_ACCURACY,
     MIN_CLOSE,
     MIN_MEDIAN_SCALE,
     find_crowds,
@@ -16,6 +17,7 @@ from accm_core.sorting.prune import (
     find_far_spikes,
     find_low,
     find_misfits,
+    find_piled,
     find_rare,
     find_sums,
 )
@@ -159,12 +161,13 @@ def matches_of(bank, sizes, trains=None, params=None):
     return Matches(samples[seen], zeros, units[seen], scale[seen], gain[seen].astype(np.float32), zeros)
 
 
-def cut_off_among(snrs, sizes, trains=None, scale_std=0.1, **changes):
+def cut_off_among(snrs, sizes, trains=None, scale_std=0.1, accuracy=0.0, **changes):
     bank, params = bank_of(snrs, scale_std), MatchParams(**changes)
     matches = matches_of(bank, sizes, trains, params)
     energy = bank.energy[matches.unit_index]
+    accuracies = np.full(len(snrs), accuracy)
     return find_cut_off(
-        matches, bank, energy, params, num_samples=NUM_OBSERVED, sampling_frequency=FS
+        matches, bank, energy, accuracies, params, num_samples=NUM_OBSERVED, sampling_frequency=FS
     ).tolist()
 
 
@@ -176,6 +179,13 @@ def test_units_are_cut_off_where_their_spikes_pile_up_at_the_threshold():
     assert cut_off_among(snrs, sizes) == [False] * 3 + [True] * 3
     assert cut_off_among(snrs[:3], sizes[:3], threshold=6) == [True, True, False]
     assert cut_off_among(snrs[:3], sizes[:3], max_missing=0.01) == [True, True, False]
+
+
+def test_a_unit_whose_own_spikes_stand_out_of_the_pile_is_not_cut_off():
+    rng = np.random.default_rng(0)
+    sizes = [np.r_[rng.normal(9, 1, 800), 4 + rng.exponential(0.8, 4000)]]
+    assert cut_off_among([9], sizes, accuracy=CLEAR_ACCURACY - 0.01) == [True]
+    assert cut_off_among([9], sizes, accuracy=CLEAR_ACCURACY) == [False]
 
 
 def test_a_pile_shows_where_the_expected_size_hides_it():
@@ -357,7 +367,31 @@ def test_small_spikes_of_a_burst_are_the_neurons_own():
     assert far_among(moved, scales)[0].any()
 
 
+def piled_among(samples, own):
+    """Of the spikes of the first of three units, all of the second's being its own."""
+    order = np.argsort(samples, kind="stable")
+    samples = np.repeat(np.asarray(samples)[order], 2)
+    units = np.tile([0, 1], len(order))
+    own = np.where(units == 0, np.repeat(np.asarray(own)[order], 2), 1.0)
+    zeros = np.zeros(len(samples), np.float32)
+    found = find_piled(Matches(samples, zeros, units, zeros, zeros, zeros), own, 3, 600 * FS, FS)
+    assert not found[units == 1].any()
+    return found[units == 0][np.argsort(order)]
+
+
+def test_what_is_not_a_units_own_is_piled_unless_it_follows_in_bursts():
+    rng = np.random.default_rng(0)
+    first = np.sort(rng.integers(0, 600 * FS, 900))
+    is_own = np.arange(1000) < 900
+    apart = np.r_[first, rng.integers(0, 600 * FS, 100)]
+    np.testing.assert_array_equal(piled_among(apart, np.where(is_own, 0.31, 0.29)), ~is_own)
+    assert not piled_among(np.r_[first, first[:100] + FS // 200], is_own.astype(float)).any()
+    assert piled_among(apart, np.zeros(1000)).all()
+    assert not piled_among(apart, np.ones(1000)).any()
+
+
 def test_no_spikes_are_not_far():
+    assert find_piled(Matches.empty(), np.zeros(0), 2, FS, FS).tolist() == []
     assert find_far_spikes(Matches.empty(), np.zeros(0), 2, FS, FS).tolist() == []
 
 

@@ -180,6 +180,17 @@ def test_clusters_alone_give_the_course(drifting, monkeypatch):
     assert still > 0.1
 
 
+def test_far_neurons_do_not_shrink_a_template():
+    """A small neuron far away fires three times as often, and its spikes are matched too."""
+    rng = np.random.default_rng(1)
+    own = shape(1, 2.0)
+    session = make_session(lambda which, sample: rng.normal(1, 0.05) * own if which else 0.45 * own)
+    bank = session.bank([own])
+    followed = session.follow(bank, np.where(session.neuron == 1, 0, -1))
+    ratio = np.sqrt(followed.mean.energy / bank.energy)
+    assert 0.95 < ratio < 1.05
+
+
 def test_a_unit_without_spikes_keeps_its_template(drifting, pieces):
     unseen = drifting.bank([shape(0, 1.5), shape(1, 3.5), shape(0, 1.5, height=5000)])
     followed = drifting.follow(unseen, drifting.neuron)
