@@ -71,6 +71,14 @@ def test_spikes_of_a_unit_without_a_pile_are_its_own(usual):
     assert accuracy > (0.75 if usual < 6 else 0.97)
 
 
+@pytest.mark.parametrize(("usual", "most"), [(4.2, 0.55), (4.6, 0.7), (5.0, 0.8), (5.5, 0.9)])
+def test_what_the_threshold_hides_of_a_unit_is_missed(usual, most):
+    is_own, _, accuracy = judge([own_spikes(np.random.default_rng(0), usual, 4000)])
+    assert is_own.all()
+    assert len(is_own) / 4000 < most
+    assert abs(accuracy - len(is_own) / 4000) < 0.03
+
+
 def test_a_pile_alone_is_no_accurate_unit():
     for seed in range(5):
         assert judge([far_spikes(np.random.default_rng(seed), 5.3, 4000)])[2] < 0.6
