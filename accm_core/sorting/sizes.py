@@ -68,6 +68,11 @@ class _Heights:
         usual = np.sqrt(energy.astype(np.float64))
         return cls(usual, find_least(usual**2, prior, params) / usual, params.min_scale * usual)
 
+    @property
+    def room(self) -> np.ndarray:
+        """Between the lowest and the usual, (n,)."""
+        return np.maximum(self.usual - self.lowest, TINY)
+
     def spread(self, std: float) -> np.ndarray:
         """Standard deviation of a unit's usual spikes, whose scale varies by ``std``, (n,)."""
         return np.sqrt(1 + (std * self.usual) ** 2)
@@ -133,12 +138,7 @@ def _judge_unit(
     is_usual = np.where(height > seen.usual - seen.spread(std), 0.9, 0.1)
     is_own, weak = is_usual, FIRST_WEAK
     below = (height > seen.lowest) & (height < seen.usual)
-    visible_weak = np.clip(
-        (everywhere.usual - np.maximum(everywhere.least, everywhere.lowest))
-        / (everywhere.usual - everywhere.lowest),
-        0,
-        1,
-    )
+    visible_weak = np.clip((everywhere.usual - everywhere.least) / everywhere.room, 0, 1)
     for _ in range(NUM_STEPS):
         variance = is_usual @ ((height - seen.usual) ** 2 - 1) / max(is_usual @ seen.usual**2, TINY)
         std = np.sqrt(np.clip(variance, MIN_STD**2, MAX_STD**2))
@@ -153,7 +153,7 @@ def _judge_unit(
         parts = np.stack(
             [
                 rate * (1 - weak) * usual,
-                rate * weak * below / (seen.usual - seen.lowest),
+                rate * weak * below / seen.room,
                 far_rate * np.exp(-decay * height),
             ]
         )

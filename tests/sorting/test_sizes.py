@@ -93,6 +93,14 @@ def test_weak_spikes_of_a_unit_are_its_own():
     assert accuracy > 0.9
 
 
+@pytest.mark.parametrize("min_scale", [0.0, 1.0])
+def test_any_least_scale_is_allowed(min_scale):
+    own = own_spikes(np.random.default_rng(0), 12.0, 500)
+    is_own, _, accuracy = judge([own], params=MatchParams(min_scale=min_scale))
+    assert is_own.all()
+    assert abs(accuracy - len(is_own) / 500) < 0.05
+
+
 def test_where_a_moving_template_is_small_far_spikes_are_known_by_where_it_is_large():
     """200 of 1000 are to be expected where the template is hardly larger than what far neurons give."""
     rng = np.random.default_rng(0)
