@@ -27,8 +27,8 @@ def make_recording(heights, duration_s=4, sign=1.0):
     return recording, samples
 
 
-def measure(recording, sign="neg"):
-    distances = channel_distances(LOCATIONS, has_geometry=True)
+def measure(recording, sign="neg", pitch=1):
+    distances = channel_distances(pitch * LOCATIONS, has_geometry=True)
     preprocessor = measure_preprocessor(recording, np.arange(8), distances, SignalParams(reference="none"))
     matched = measure_matched_filter(
         recording, preprocessor, distances, DetectParams(peak_sign=sign), RunParams()
@@ -86,6 +86,15 @@ def test_positive_spikes_have_a_positive_fit(sign):
     recording, samples = make_recording(np.full(60, 20.0), sign=-1.0)
     matched, traces = measure(recording, sign)
     assert (matched.apply(traces)[samples, 3] > 10).all()
+
+
+def test_no_weight_is_too_small_to_reckon_with_fast():
+    matched, _ = measure(make_recording(np.full(40, 20.0), duration_s=1)[0], pitch=2)
+    weights = matched.joined[matched.joined > 0]
+    assert np.exp(-0.5 * (280 / 20) ** 2) < 1e-40  # of the first channel's spikes on the last
+    assert len(weights) < matched.joined.size
+    assert weights.min() > 1e-25
+    assert (np.diag(matched.joined, 1) > 0.01).all()
 
 
 def test_without_large_spikes_the_fit_is_the_trace():
