@@ -125,8 +125,8 @@ def find_cut_off(
         if np.median(height[rows]) < FAR_ABOVE and pdtr(num_close, by_chance) >= MAX_CHANCE:
             never_rests = pdtrc(num_close - 1, MAX_RESTLESS * by_chance) < RESTLESS_CHANCE
             is_missing = unseen / (counts.sum() + unseen) > params.max_missing
-            is_missing &= accuracy[unit] < CLEAR_ACCURACY
-            is_cut_off[unit] = is_missing or (by_chance >= MIN_EXPECTED and never_rests)
+            is_piled = is_missing and accuracy[unit] < CLEAR_ACCURACY
+            is_cut_off[unit] = is_piled or (by_chance >= MIN_EXPECTED and never_rests)
     return is_cut_off
 
 
@@ -324,7 +324,7 @@ def find_far_spikes(
     -----
     Neurons that fire in bursts have small spikes of their own, but these follow their large ones.
     """
-    is_far = np.zeros(len(matches), dtype=bool)
+    is_small = np.zeros(len(matches), dtype=bool)
     for unit in range(num_units):
         rows = np.flatnonzero(matches.unit_index == unit)
         size = sizes[rows].astype(np.float64)
@@ -334,8 +334,8 @@ def find_far_spikes(
             continue
         if cut > MAX_FAR_SIZE * np.median(size[~small]):
             continue
-        is_far[rows] = _spare_bursts(small, matches.sample_index[rows], num_samples, sampling_frequency)
-    return is_far
+        is_small[rows] = small
+    return _spare_bursts(matches, is_small, num_units, num_samples, sampling_frequency)
 
 
 def find_piled(
@@ -345,38 +345,30 @@ def find_piled(
 
     Parameters
     ----------
-    matches : Matches
-        In order of time.
+    matches, num_units, num_samples, sampling_frequency
+        As for `find_far_spikes`.
     own : ndarray of shape (n,), float64
         Probability that each is its unit's (`judge_sizes`).
-    num_units : int
-    num_samples : int
-        That were observed.
-    sampling_frequency : float
-        Hz.
 
     Returns
     -------
     ndarray of shape (n,), bool
-        As in `find_far_spikes`, none where small spikes follow large ones in bursts.
+        As there, none where small spikes follow large ones in bursts.
     """
-    is_far = np.zeros(len(matches), dtype=bool)
-    for unit in range(num_units):
-        rows = np.flatnonzero(matches.unit_index == unit)
-        is_far[rows] = _spare_bursts(
-            own[rows] < MIN_OWN, matches.sample_index[rows], num_samples, sampling_frequency
-        )
-    return is_far
+    return _spare_bursts(matches, own < MIN_OWN, num_units, num_samples, sampling_frequency)
 
 
 def _spare_bursts(
-    small: np.ndarray, samples: np.ndarray, num_samples: int, sampling_frequency: float
+    matches: Matches, is_small: np.ndarray, num_units: int, num_samples: int, sampling_frequency: float
 ) -> np.ndarray:
-    """``small``, (n,), if that are spikes beside a unit's others; none if they follow these in bursts."""
-    if small.all() or not small.any():
-        return small
-    bursts = follow_in_bursts(samples[~small], samples[small], num_samples, sampling_frequency)
-    return np.zeros_like(small) if bursts else small
+    """``is_small``, (n,), without the spikes of units whose small ones follow the others in bursts."""
+    is_far = is_small.copy()
+    for unit in range(num_units):
+        own = matches.unit_index == unit
+        large, small = (matches.sample_index[own & side] for side in (~is_small, is_small))
+        if len(large) and len(small):
+            is_far[own] &= not follow_in_bursts(large, small, num_samples, sampling_frequency)
+    return is_far
 
 
 def find_crowds(matches: Matches, num_units: int, num_samples: int, sampling_frequency: float) -> np.ndarray:

@@ -30,7 +30,7 @@ NUM_ROUNDS = 3
 """Of matching, joining and following."""
 MIN_SPIKES = 20
 """Fewer spikes show no course: the template stays."""
-MIN_OWN = 0.5
+LIKELY_OWN = 0.5
 """Probability that a spike is its unit's own, above which it is averaged."""
 LONE_MS = 1.0
 """Peaks nearer to each other than this are not averaged."""
@@ -100,7 +100,7 @@ def follow_units(
         )
         if number > 0:  # peaks have no size that would tell
             sizes = judge_sizes(kept, moving.mean, moving.energy_at(kept), moving.energy, params)
-            spikes = spikes.select(sizes.own > MIN_OWN)
+            spikes = spikes.select(sizes.own > LIKELY_OWN)
         stretch, bin_within = np.divmod(spikes.bin_index, BINS_PER_STRETCH)
         spikes = replace(spikes, bin_index=BINS_PER_STRETCH * rank[stretch] + bin_within)
         if number > 0:

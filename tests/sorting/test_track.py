@@ -181,7 +181,7 @@ def test_clusters_alone_give_the_course(drifting, monkeypatch):
 
 
 def test_far_neurons_do_not_shrink_a_template():
-    """A small neuron far away fires three times as often, and its spikes are matched too."""
+    """A small neuron far away fires as often, and its spikes are matched too."""
     rng = np.random.default_rng(1)
     own = shape(1, 2.0)
     session = make_session(lambda which, sample: rng.normal(1, 0.05) * own if which else 0.45 * own)
