@@ -256,7 +256,7 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     is_far = find_far_spikes(matches, matches.free_scale(bank, energy), len(bank.energy), num_observed, fs)
     matches, energy = matches.select(~is_far), energy[~is_far]
     sizes = judge_sizes(
-        matches, bank, energy, bank.energy[None] if moving is None else moving.energy, params.match
+        matches, bank, energy, bank.energy[None] if moving is None else moving.energy_over_time, params.match
     )
     cut_off = find_cut_off(
         matches, bank, energy, sizes.accuracy, params.match, num_samples=num_observed, sampling_frequency=fs

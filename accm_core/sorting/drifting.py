@@ -1,9 +1,8 @@
 """Clusters of neurons that move: shapes as functions of where the tissue is.
 
-On a shank too small to see where the tissue moves to, all of its neurons change at once. Their common course
-over time, up to its scale, says where the tissue is. In the order of that place, not of time, each neuron's
-shape changes slowly and comes back to what it was; a mixture of Gaussians whose means change with the place
-tells neurons apart that cross each other's ways.
+On a shank too small to see where the tissue moves to, all of its neurons change at once. As a function of
+where the tissue is, not of time, each neuron's shape changes slowly and comes back to what it was; a mixture
+of Gaussians whose means change with the place tells neurons apart that cross each other's ways.
 """
 
 import logging
@@ -19,7 +18,8 @@ from threadpoolctl import threadpool_limits
 
 from accm_core.sorting.bisect import unmix_noise
 from accm_core.sorting.cluster import cluster_each, number_labels
-from accm_core.sorting.moving import average_bins, measure_separation, smooth_course, unit_length
+from accm_core.sorting.course import average_bins, measure_separation, unit_length
+from accm_core.sorting.place import Place, find_place
 from accm_core.types import Snippets
 
 logger = logging.getLogger(__name__)
@@ -28,13 +28,13 @@ NUM_DIMS = 12
 """Principal components of the snippets, whitened by the noise, in which neurons are told apart."""
 MAX_POINTS = 20_000
 """Snippets that the mixture is fitted to, evenly spread; the others are dealt out afterwards."""
-MIN_STRAY, MIN_OF_CLUSTER = 4.0, 60
-"""Mean squared distance of a cluster from its mean, over time, that matters (two noise levels), and spikes of
-a cluster that shows it."""
-NUM_PLACES, OUTERMOST = 20, (0.02, 0.98)
-"""Places of the tissue that are told apart, and the quantiles of all bins between which they lie."""
-NUM_SPLINES, BEND_COST, SLOPE_COST = 5, 3.0, 1.0
+NUM_PLACES = 20
+"""Places of the tissue that are told apart."""
+NUM_SPLINES, BEND_COST, SLOPE_COST = 6, 3.0, 1.0
 """Of a neuron's way through its shapes; what straightens it where it has few spikes, in spikes."""
+USUAL_SIZE, STIFFER = 25.0, (0.1, 3.0)
+"""Noise levels; a larger neuron's way bends more, a smaller one's less, as the square of its size within
+these bounds."""
 MIN_SPIKES, MIN_WEIGHT = 15, 5
 """Spikes that a part of a neuron needs to be one itself, and weight below which a neuron vanishes."""
 NUM_ROUNDS, NUM_STEPS = 4, 10
@@ -70,13 +70,13 @@ class Drift:
         Neuron of each snippet; -1 for none.
     neighborhood_of : ndarray of shape (n_clusters,), int64
         Where each was found.
-    place : ndarray of shape (n_bins,), float64
-        Where the tissue is in each bin of time; what it is in micrometres is not known.
+    place : Place
+        Where the tissue is over time.
     """
 
     labels: np.ndarray
     neighborhood_of: np.ndarray
-    place: np.ndarray
+    place: Place
 
 
 @dataclass(frozen=True)
@@ -152,13 +152,10 @@ def cluster_drifting(
     """
     with threadpool_limits(1):  # sums in one order, whatever the number of cores
         points = _whiten(snippets, noise, neighborhood)
-        place = _find_place(points, labels, bins, len(centers))
+        place = find_place(points, labels, neighborhood, bins, centers)
         if place is None:
             return None
-        low, high = np.quantile(place, OUTERMOST)
-        at_spike = np.interp(snippets.peaks.sample_index, centers, place)
-        step = np.floor(NUM_PLACES * (at_spike - low) / max(high - low, 1e-12))
-        at_place = np.clip(step, 0, NUM_PLACES - 1).astype(np.int64)
+        at_place = place.step(snippets.peaks.sample_index, NUM_PLACES)
         found, neighborhood_of = cluster_each(
             neighborhood, lambda rows: _fit_mixture(points[rows], at_place[rows], labels[rows])
         )
@@ -183,26 +180,6 @@ def _whiten(snippets: Snippets, noise: np.ndarray, neighborhood: np.ndarray) -> 
         for part in parts:
             points[part] = flat[part] @ project
     return points
-
-
-def _find_place(points: np.ndarray, labels: np.ndarray, bins: np.ndarray, num_bins: int) -> np.ndarray | None:
-    """First principal component of the clusters' courses over time, each of the same length."""
-    courses, strays = [], []
-    for cluster in range(labels.max(initial=-1) + 1):
-        rows = labels == cluster
-        if rows.sum() < MIN_OF_CLUSTER:
-            continue
-        means = average_bins(points[rows], bins[rows], num_bins)
-        strays.append(means.stray())
-        course = smooth_course(means)
-        course = course - means.counts @ course / means.counts.sum()
-        courses.append(course / max(float(np.linalg.norm(course)), 1e-12))
-    if not strays or np.mean(np.array(strays) > MIN_STRAY) < 0.5:
-        return None
-    together = np.concatenate(courses, axis=1)
-    left, _, _ = linalg.svd(together - together.mean(axis=0), full_matrices=False)
-    place: np.ndarray = left[:, 0] * np.sign(left[np.abs(left[:, 0]).argmax(), 0])
-    return place
 
 
 def _fit_mixture(values: np.ndarray, place: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -244,7 +221,10 @@ def _fit_course(points: _Points, weights: np.ndarray) -> np.ndarray:
     basis, penalty = _spline_basis()
     splines = basis[points.place]
     weighted = (weights[:, None] * splines).T
-    return np.asarray(basis @ np.linalg.solve(weighted @ splines + penalty, weighted @ points.values))
+    mean = weights @ points.values / max(weights.sum(), 1e-12)
+    stiffness = np.clip(USUAL_SIZE**2 / max(mean @ mean, 1e-12), *STIFFER)
+    ways = np.linalg.solve(weighted @ splines + stiffness * penalty, weighted @ points.values)
+    return np.asarray(basis @ ways)
 
 
 @lru_cache

@@ -9,14 +9,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from accm_core.params import to_samples
+from accm_core.sorting.course import Means, average_bins, measure_separation, smooth_course, unit_length
 from accm_core.sorting.match import TemplateBank
 from accm_core.sorting.merge import REFRACTORY_MS, count_in_same_second, count_pairs
-from accm_core.sorting.moving import Means, average_bins, measure_separation, smooth_course, unit_length
 
 MIN_SIMILARITY = 0.85
 """Cosine of two templates, where they meet, from which on they are compared."""
-MAX_SEPARATION = 4.0
-"""Standard deviations between two halves of one hump: 1.6 / 0.6 for a Gaussian, root 12 for a flat one."""
+MAX_SEPARATION = 6.0
+"""Standard deviations between two halves of one hump: 1.6 / 0.6 for a Gaussian, root 12 for a flat one; and
+what a large neuron moves within a bin."""
 MAX_RATIO, MAX_RATIO_ALONE = 0.6, 0.4
 """Squared distance where they meet over that of their means, of one neuron; the second where few meet."""
 MIN_MEETINGS, MIN_NEAR = 8, 3
@@ -33,14 +34,14 @@ class Spikes:
     ----------
     unit_index : ndarray of shape (n,), int64
     bin_index : ndarray of shape (n,), int64
-        Bin that each lies in; bins are in the order of where the tissue is.
+        Where the tissue is at each, in bins.
     delay : ndarray of shape (n,), int64
         Samples from the spike's own peak to that of the unit it has been given to.
     waveforms : ndarray of shape (n, n_samples + 2 max_lag, n_channels), float32
         Whitened over channels.
     trains : tuple of ndarray of int64
         All spikes of each unit, samples.
-    num_bins, bins_per_stretch, max_lag : int
+    num_bins, max_lag : int
     """
 
     unit_index: np.ndarray
@@ -49,18 +50,7 @@ class Spikes:
     waveforms: np.ndarray
     trains: tuple[np.ndarray, ...]
     num_bins: int
-    bins_per_stretch: int
     max_lag: int
-
-    @property
-    def stretch(self) -> np.ndarray:
-        """Stretch that each spike lies in, (n,)."""
-        return self.bin_index // self.bins_per_stretch
-
-    @property
-    def num_stretches(self) -> int:
-        """Stretches in all."""
-        return -(-self.num_bins // self.bins_per_stretch)
 
     def select(self, rows: np.ndarray) -> "Spikes":
         """Some of the spikes (indices or mask); the trains stay."""
@@ -89,12 +79,11 @@ class Spikes:
 
 @dataclass(frozen=True)
 class _Course:
-    """One unit over time: its points, their means in bins and stretches, and its smoothed template."""
+    """One unit: its points, their means in bins, and its smoothed template."""
 
     points: np.ndarray
     bins: np.ndarray
     in_bins: Means
-    in_stretches: Means
     smooth: np.ndarray
 
 
@@ -173,8 +162,7 @@ def _make_course(spikes: Spikes, unit: int, bank: TemplateBank) -> _Course:
 
 def _average_course(points: np.ndarray, bins: np.ndarray, spikes: Spikes) -> _Course:
     in_bins = average_bins(points, bins, spikes.num_bins)
-    in_stretches = average_bins(points, bins // spikes.bins_per_stretch, spikes.num_stretches)
-    return _Course(points, bins, in_bins, in_stretches, smooth_course(in_stretches))
+    return _Course(points, bins, in_bins, smooth_course(in_bins))
 
 
 def _by_size(one: int, other: int, courses: dict[int, _Course]) -> tuple[int, int]:
@@ -206,7 +194,7 @@ def _meet(
     rows = np.flatnonzero(spikes.unit_index == smaller)
     delay = np.clip(spikes.delay[rows] - lag, -spikes.max_lag, spikes.max_lag)
     moved = _average_course(spikes.project(rows, delay, bank), other.bins, spikes)
-    ratio, num_near, separation, num_meetings = _measure(own, moved, derive, spikes.bins_per_stretch)
+    ratio, num_near, separation, num_meetings = _measure(own, moved, derive)
     if num_meetings >= MIN_MEETINGS:
         same = separation <= MAX_SEPARATION and ratio <= MAX_RATIO
     else:
@@ -217,7 +205,7 @@ def _meet(
 def _compare_courses(own: _Course, other: _Course, products: np.ndarray) -> tuple[float, int]:
     """Cosine of two templates where both fire or nearly so, at their best lag, and that lag."""
     num_basis = products.shape[1]
-    around = [np.convolve(c.in_stretches.counts, np.ones(3))[1:-1] for c in (own, other)]
+    around = [np.convolve(c.in_bins.counts, np.ones(3))[1:-1] for c in (own, other)]
     both = np.flatnonzero((around[0] > 0) & (around[1] > 0))
     if len(both) == 0:
         return 0.0, 0
@@ -230,9 +218,7 @@ def _compare_courses(own: _Course, other: _Course, products: np.ndarray) -> tupl
     return float(fits[best] / max(weight @ length, 1e-12)), best - len(products) // 2
 
 
-def _measure(
-    own: _Course, other: _Course, derive: np.ndarray, bins_per_stretch: int
-) -> tuple[float, float, float, float]:
+def _measure(own: _Course, other: _Course, derive: np.ndarray) -> tuple[float, float, float, float]:
     """How far apart two units are where they meet; what a shift in time could explain is left out.
 
     Returns
@@ -247,12 +233,11 @@ def _measure(
         Harmonic sum of the spikes that it rests on.
     """
     num_bins = len(own.in_bins.counts)
-    stretch = np.arange(num_bins) // bins_per_stretch
     middle = 0.5 * (own.smooth + other.smooth)
     slope = np.einsum("rs,tsc->trc", derive, middle.reshape(len(middle), len(derive), -1))
     slope = unit_length(slope.reshape(middle.shape))
     axis = unit_length(_leave_out(own.smooth - other.smooth, slope))
-    means = [_leave_out(c.in_bins.mean, slope[stretch]) for c in (own, other)]
+    means = [_leave_out(c.in_bins.mean, slope) for c in (own, other)]
     counts = [c.in_bins.counts for c in (own, other)]
     total = num_near = 0.0
     for step in (-1, 0, 1):
@@ -266,7 +251,7 @@ def _measure(
     overall = ((own.in_bins.overall - other.in_bins.overall) ** 2).sum()
     ratio = total / max(num_near, 1e-12) / max(overall, 1e-12) if num_near > 0 else np.inf
     along = [
-        average_bins((c.points * axis[stretch[c.bins]]).sum(axis=1, keepdims=True), c.bins, num_bins)
+        average_bins((c.points * axis[c.bins]).sum(axis=1, keepdims=True), c.bins, num_bins)
         for c in (own, other)
     ]
     return float(ratio), float(num_near), *measure_separation(*along)

@@ -1,12 +1,11 @@
 """Follow units whose shape changes slowly, on shanks too small to see where the tissue moves to.
 
-Clusters of moving neurons give each unit a template for each stretch of time, smooth in the order of where
-the tissue is. What is matched with these gives better ones; units that are one neuron are joined; and again.
+Clusters of moving neurons give each unit a template for each place of the tissue, smooth along its way. What
+is matched with these gives better ones; units that are one neuron are joined; and again.
 """
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -14,18 +13,21 @@ from accm_core.params import MatchParams, MergeParams, RunParams, to_samples
 from accm_core.signal.chunks import Block, map_blocks
 from accm_core.signal.preprocess import Preprocessor
 from accm_core.signal.snippets import cut_snippets
+from accm_core.sorting.course import average_bins, smooth_course
 from accm_core.sorting.link import Spikes, link_units
 from accm_core.sorting.match import Matches, TemplateBank, match_templates
-from accm_core.sorting.moving import MovingBank, average_bins, smooth_course
+from accm_core.sorting.moving import MovingBank
+from accm_core.sorting.place import Place
 from accm_core.sorting.recover import find_overlaps, first_of_each, measure_scale_std
 from accm_core.sorting.sizes import judge_sizes
 from accm_core.types import Peaks, Recording
 
 logger = logging.getLogger(__name__)
 
-BLOCKS_PER_BIN, BINS_PER_STRETCH = 5, 2
-"""Blocks in a bin, in which units are compared while they meet, and bins in a stretch, for which a template
-stays: tissue moves by a few micrometres meanwhile."""
+BLOCKS_PER_BIN = 5
+"""Blocks in a bin of time, for which it is measured where the tissue is."""
+NUM_PLACES = 60
+"""Places of the tissue, each with its templates: the largest change by about a noise level between two."""
 NUM_ROUNDS = 3
 """Of matching, joining and following."""
 MIN_SPIKES = 20
@@ -56,14 +58,14 @@ def follow_units(
     bank: TemplateBank,
     peaks: Peaks,
     unit_of_peak: np.ndarray,
-    place: np.ndarray,
+    place: Place,
     params: MatchParams,
     merge: MergeParams,
     *,
     run: RunParams,
     on_block: Callable[[float], None] | None = None,
 ) -> MovingBank:
-    """Follow each unit's template over time, and join units that are one moving neuron.
+    """Follow each unit's template along the tissue's way, and join units that are one moving neuron.
 
     Parameters
     ----------
@@ -74,8 +76,8 @@ def follow_units(
     peaks : Peaks
     unit_of_peak : ndarray of shape (n_peaks,), int64
         From clustering; -1 for none.
-    place : ndarray of shape (n_bins,), float64
-        Where the tissue is in each bin of time (see `bin_times`), in any unit.
+    place : Place
+        Where the tissue is over time.
     params : MatchParams
     merge : MergeParams
     run : RunParams
@@ -83,9 +85,7 @@ def follow_units(
         Called with the share that is done.
     """
     max_lag = to_samples(merge.max_lag_ms, recording.sampling_frequency)
-    rank = _rank_stretches(place)
-    starts = np.array([block.start for block in blocks[:: BLOCKS_PER_BIN * BINS_PER_STRETCH]])
-    moving = MovingBank(bank, starts, np.repeat(bank.weights[None], len(starts), axis=0))
+    moving = MovingBank(bank, place, np.repeat(bank.weights[None], NUM_PLACES, axis=0))
     scale_std = np.full(len(bank.energy), params.scale_std)
     refractory = to_samples(params.refractory_ms, recording.sampling_frequency)
     find = _peak_reader(peaks, unit_of_peak, bank.margin, recording.sampling_frequency)
@@ -96,27 +96,18 @@ def follow_units(
                 on_block((number + share) / (NUM_ROUNDS + 1))
 
         matches, kept, spikes = _collect_spikes(
-            recording, preprocessor, blocks, moving.mean, max_lag, find, run=run, on_block=on_share
+            recording, preprocessor, blocks, moving, max_lag, find, run=run, on_block=on_share
         )
         if number > 0:  # peaks have no size that would tell
-            sizes = judge_sizes(kept, moving.mean, moving.energy_at(kept), moving.energy, params)
+            sizes = judge_sizes(kept, moving.mean, moving.energy_at(kept), moving.energy_over_time, params)
             spikes = spikes.select(sizes.own > LIKELY_OWN)
-        stretch, bin_within = np.divmod(spikes.bin_index, BINS_PER_STRETCH)
-        spikes = replace(spikes, bin_index=BINS_PER_STRETCH * rank[stretch] + bin_within)
         if number > 0:
             scale_std = measure_scale_std(matches, moving.mean, params)
         linked, unit_of = link_units(spikes, moving.mean, max_lag, recording.sampling_frequency)
-        moving = _follow(moving, linked, unit_of, rank, scale_std)
+        moving = _follow(moving, linked, unit_of, scale_std)
         find = _matcher(moving, params, refractory)
         logger.info("%d units followed", len(moving.mean.energy))
     return moving
-
-
-def _rank_stretches(place: np.ndarray) -> np.ndarray:
-    """Rank of each stretch, (n_stretches,), by the mean place of its bins."""
-    firsts = np.arange(0, len(place), BINS_PER_STRETCH)
-    counts = np.diff(np.r_[firsts, len(place)])
-    return np.argsort(np.argsort(np.add.reduceat(place, firsts) / counts, kind="stable"))
 
 
 def _peak_reader(peaks: Peaks, unit_of_peak: np.ndarray, margin: int, sampling_frequency: float) -> _Finder:
@@ -138,7 +129,7 @@ def _matcher(moving: MovingBank, params: MatchParams, refractory: int) -> _Finde
     """Finds a block's spikes by matching."""
 
     def find(block: Block, traces: np.ndarray) -> tuple[Matches, np.ndarray]:
-        bank = moving.at(block.start)
+        bank = moving.at(0.5 * (block.start + block.stop))
         found = match_templates(traces, bank, params, refractory=refractory)
         return found, ~find_overlaps(found, bank, bank.num_samples)
 
@@ -149,7 +140,7 @@ def _collect_spikes(
     recording: Recording,
     preprocessor: Preprocessor,
     blocks: Sequence[Block],
-    bank: TemplateBank,
+    moving: MovingBank,
     max_lag: int,
     find: _Finder,
     *,
@@ -160,6 +151,7 @@ def _collect_spikes(
 
     Returns all that were found, those that were cut out, and their waveforms.
     """
+    bank = moving.mean
     num_samples, num_channels = bank.num_samples + 2 * max_lag, bank.weights.shape[2]
     most = MAX_VALUES // (num_samples * num_channels)
     quota = -(-most // (len(blocks) * len(bank.energy)))
@@ -185,43 +177,35 @@ def _collect_spikes(
     parts = list(map_blocks(work, recording, blocks, margin=margin, run=run, on_block=on_block))
     matches = Matches.join([part[0] for part in parts])
     kept = Matches.join([part[1] for part in parts])
-    block_of = np.repeat(np.arange(len(parts)), [len(part[1]) for part in parts])
     spikes = Spikes(
         unit_index=kept.unit_index,
-        bin_index=block_of // BLOCKS_PER_BIN,
+        bin_index=moving.place.step(kept.sample_index, NUM_PLACES),
         delay=np.zeros(len(kept), dtype=np.int64),
         waveforms=np.concatenate([part[2] for part in parts]),
         trains=tuple(matches.sample_index[matches.unit_index == unit] for unit in range(len(bank.energy))),
-        num_bins=BINS_PER_STRETCH * -(-len(blocks) // (BINS_PER_STRETCH * BLOCKS_PER_BIN)),
-        bins_per_stretch=BINS_PER_STRETCH,
+        num_bins=NUM_PLACES,
         max_lag=max_lag,
     )
     return matches, kept, spikes
 
 
-def _follow(
-    moving: MovingBank, spikes: Spikes, unit_of: np.ndarray, rank: np.ndarray, scale_std: np.ndarray
-) -> MovingBank:
-    """The bank of the joined units, each template smooth in the order of the stretches that ``rank`` tells.
-
-    One with few spikes stays as it is.
-    """
+def _follow(moving: MovingBank, spikes: Spikes, unit_of: np.ndarray, scale_std: np.ndarray) -> MovingBank:
+    """The bank of the joined units, their templates smooth along the way; one with few spikes stays."""
     bank = moving.mean
-    weights, means, widths = [], [], []
+    weights, overall, widths = [], [], []
     for unit in np.unique(unit_of):
         rows = spikes.unit_index == unit
         course = moving.weights[:, unit].astype(np.float64)
         mean = bank.weights[unit]
         if rows.sum() >= MIN_SPIKES:
-            points = spikes.project_unit(unit, bank)
-            in_stretches = average_bins(points, spikes.stretch[rows], spikes.num_stretches)
-            course = smooth_course(in_stretches)[rank].reshape(course.shape)
-            mean = in_stretches.overall.reshape(mean.shape)
+            means = average_bins(spikes.project_unit(unit, bank), spikes.bin_index[rows], spikes.num_bins)
+            course = smooth_course(means).reshape(course.shape)
+            mean = means.overall.reshape(mean.shape)
         weights.append(course)
-        means.append(mean)
+        overall.append(mean)
         widths.append(scale_std[unit_of == unit].max())
     return MovingBank(
-        bank.reweigh(np.array(means), np.array(widths)),
-        moving.starts,
+        bank.reweigh(np.array(overall), np.array(widths)),
+        moving.place,
         np.stack(weights, axis=1).astype(np.float32),
     )

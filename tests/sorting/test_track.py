@@ -12,6 +12,7 @@ from accm_core.sorting import track
 from accm_core.sorting.link import Spikes, link_units
 from accm_core.sorting.match import TemplateBank, build_bank
 from accm_core.sorting.moving import MovingBank
+from accm_core.sorting.place import Place
 from accm_core.sorting.recover import recover_spikes
 from accm_core.sorting.track import bin_times, follow_units
 from accm_core.types import ArrayRecording, Peaks
@@ -57,7 +58,7 @@ class Session:
 
     def follow(self, bank, unit_of_peak, num_workers=2):
         zeros = np.zeros(len(self.samples), np.int64)
-        bins, centers = bin_times(self.samples, self.blocks)
+        _, centers = bin_times(self.samples, self.blocks)
         return follow_units(
             self.recording,
             self.preprocessor,
@@ -65,7 +66,7 @@ class Session:
             bank,
             Peaks(self.samples, zeros, zeros.astype(np.float32), zeros.astype(np.float32)),
             unit_of_peak,
-            np.bincount(bins, zigzag(self.samples)) / np.bincount(bins, minlength=len(centers)),
+            Place(centers, zigzag(centers)),
             MatchParams(),
             MergeParams(),
             run=RunParams(num_workers=num_workers),
@@ -120,7 +121,7 @@ def followed(drifting, pieces):
 
 def test_pieces_of_a_moving_neuron_are_joined(followed):
     assert isinstance(followed, MovingBank)
-    assert followed.weights.shape[:2] == (-(-DURATION_S // 10), 2)
+    assert followed.weights.shape[:2] == (track.NUM_PLACES, 2)
 
 
 def test_templates_follow_the_neuron(drifting, followed):
@@ -195,7 +196,9 @@ def test_a_unit_without_spikes_keeps_its_template(drifting, pieces):
     unseen = drifting.bank([shape(0, 1.5), shape(1, 3.5), shape(0, 1.5, height=5000)])
     followed = drifting.follow(unseen, drifting.neuron)
     kept = np.abs(followed.weights - unseen.weights[2]).max(axis=(0, 2, 3)).argmin()
-    np.testing.assert_allclose(followed.weights[:, kept], np.tile(unseen.weights[2], (6, 1, 1)), rtol=1e-5)
+    np.testing.assert_allclose(
+        followed.weights[:, kept], np.tile(unseen.weights[2], (track.NUM_PLACES, 1, 1)), rtol=1e-5
+    )
 
 
 def test_neurons_that_take_turns_without_meeting_stay_apart():
@@ -247,7 +250,6 @@ def make_spikes(bank: TemplateBank, sizes, units, trains, delay=0, seed=0):
         waveforms=waveforms,
         trains=trains,
         num_bins=NUM_BINS,
-        bins_per_stretch=2,
         max_lag=max_lag,
     )
 

@@ -1,0 +1,145 @@
+"""Where the tissue is, on shanks too small to see it move: one number for all of their neurons.
+
+All spikes of a few seconds together are one point of a high-dimensional space. As the tissue moves the points
+run along a curve, and where it comes back they do too. The place is how far along the curve a point lies.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import linalg
+from scipy.interpolate import BSpline
+
+from accm_core.sorting.course import average_bins
+
+MIN_STRAY, MIN_OF_CLUSTER = 4.0, 60
+"""Mean squared distance of a cluster from its mean, over time, that matters (two noise levels), and spikes of
+a cluster that shows it."""
+NUM_FEATURES, BANDWIDTH, WIDER = 500, 5.0, (2.0, 4.0, 8.0)
+"""Random directions in which spikes are compared, distance of two up to which they look alike, noise levels,
+and how many times that to put the bins in order for a start."""
+BINS_PER_SPLINE, MIN_SPLINES, MAX_SPLINES = 4, 4, 12
+"""Bins for each spline of the curve, and bounds of their number."""
+BEND_COST = 0.3
+"""Of the curve; what straightens it where it has few points, in points."""
+NUM_NEIGHBORS = 6
+"""Of a bin, that look alike."""
+NUM_POINTS, NUM_STEPS = 400, 20
+"""Of the curve to which the bins are compared; and of fitting it and placing the bins on it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the tissue is over time.
+
+    Attributes
+    ----------
+    centers : ndarray of shape (n_bins,), float64
+        Samples, ascending; between them the tissue moves evenly.
+    values : ndarray of shape (n_bins,), float64
+        From 0 to 1; how far that is in micrometres is not known.
+    """
+
+    centers: np.ndarray
+    values: np.ndarray
+
+    def step(self, sample: np.ndarray | float, num_steps: int) -> np.ndarray:
+        """Which of so many steps from 0 to 1 the tissue is at, int64 of the shape of ``sample``."""
+        at = np.interp(sample, self.centers, self.values)
+        return np.clip(num_steps * at, 0, num_steps - 1).astype(np.int64)
+
+
+def find_place(
+    points: np.ndarray, labels: np.ndarray, neighborhood: np.ndarray, bins: np.ndarray, centers: np.ndarray
+) -> Place | None:
+    """Follow the tissue.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n_spikes, n_dims), float64
+        Spikes, in order of time, where noise is white.
+    labels : ndarray of shape (n_spikes,), int64
+        Clusters to begin with; -1 for none.
+    neighborhood : ndarray of shape (n_spikes,), int64
+        Those of different neighbourhoods are not compared.
+    bins : ndarray of shape (n_spikes,), int64
+        Of time, a few seconds each.
+    centers : ndarray of shape (n_bins,), float64
+        Of the bins, samples.
+
+    Returns
+    -------
+    Place or None
+        None where the tissue rests: half of the clusters keep their shape.
+
+    References
+    ----------
+    A principal curve (Hastie & Stuetzle, JASA 1989) of the bins' mean embeddings (Smola et al., ALT 2007)
+    in random Fourier features (Rahimi & Recht, NeurIPS 2007), begun in the order of the Fiedler vector
+    (Atkins, Boman & Hendrickson, SIAM J. Comput. 1998) at several bandwidths; the best curve is kept.
+    """
+    if not _is_moving(points, labels, bins, len(centers)):
+        return None
+    means, counts = _embed_bins(points, neighborhood, bins, len(centers))
+    starts = (_order_bins(*_embed_bins(points / w, neighborhood, bins, len(centers))) for w in WIDER)
+    values, _ = min((_fit_curve(means, counts, start) for start in starts), key=lambda fit: fit[1])
+    return Place(centers, values)
+
+
+def _is_moving(points: np.ndarray, labels: np.ndarray, bins: np.ndarray, num_bins: int) -> bool:
+    """Whether half of the clusters or more change over time."""
+    strays = [
+        average_bins(points[rows], bins[rows], num_bins).stray()
+        for rows in (labels == cluster for cluster in range(labels.max(initial=-1) + 1))
+        if rows.sum() >= MIN_OF_CLUSTER
+    ]
+    return len(strays) > 0 and float(np.mean(np.array(strays) > MIN_STRAY)) >= 0.5
+
+
+def _embed_bins(
+    points: np.ndarray, neighborhood: np.ndarray, bins: np.ndarray, num_bins: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of the features of each bin's spikes, (n_bins, n_features), and how many there are, (n_bins,)."""
+    rng = np.random.default_rng(0)
+    hoods, hood = np.unique(neighborhood, return_inverse=True)
+    directions = rng.normal(0, 1 / BANDWIDTH, (len(hoods), points.shape[1], NUM_FEATURES))
+    total = np.zeros((num_bins, 2, NUM_FEATURES))
+    counts = np.bincount(bins, minlength=num_bins)
+    for own, rows in zip(total, np.split(np.arange(len(points)), counts.cumsum()[:-1]), strict=True):
+        for number in np.unique(hood[rows]):
+            angles = points[rows[hood[rows] == number]] @ directions[number]
+            own += np.cos(angles).sum(axis=0), np.sin(angles).sum(axis=0)
+    return total.reshape(num_bins, -1) / np.maximum(counts, 1)[:, None], counts
+
+
+def _order_bins(means: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """An order in which bins that look alike are near each other, (n_bins,): the Fiedler vector."""
+    by_chance = 1 / np.maximum(counts, 1)
+    apart = ((means[:, None] - means) ** 2).sum(axis=2) - by_chance[:, None] - by_chance
+    apart = np.maximum(apart, 0)
+    reach = np.sqrt(np.sort(apart, axis=1)[:, min(NUM_NEIGHBORS, len(apart) - 1)])
+    alike = np.exp(-apart / np.maximum(reach[:, None] * reach, 1e-12))
+    root = np.sqrt(alike.sum(axis=1))
+    _, vectors = linalg.eigh(alike / root[:, None] / root)
+    return np.asarray(vectors[:, -2] / root)
+
+
+def _fit_curve(means: np.ndarray, counts: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, float]:
+    """How far along their curve the bins lie, (n_bins,), from 0 to 1, and how far from it, given a start."""
+    num_splines = int(np.clip(len(means) // BINS_PER_SPLINE, MIN_SPLINES, MAX_SPLINES))
+    knots = np.r_[[0.0] * 3, np.linspace(0, 1, num_splines - 2), [1.0] * 3]
+    bend = np.diff(np.eye(num_splines), 2, axis=0)
+    penalty = BEND_COST * np.median(counts) * bend.T @ bend
+    ways = np.linspace(0, 1, NUM_POINTS)
+    along = BSpline.design_matrix(ways, knots, 3).toarray()
+    place = start
+    for _ in range(NUM_STEPS):
+        place = (place - place.min()) / max(np.ptp(place), 1e-12)
+        splines = BSpline.design_matrix(place, knots, 3).toarray()
+        weighted = counts * splines.T
+        curve = along @ linalg.solve(weighted @ splines + penalty, weighted @ means, assume_a="sym")
+        nearest = ((curve**2).sum(axis=1) - 2 * means @ curve.T).argmin(axis=1)
+        way = np.r_[0.0, np.linalg.norm(np.diff(curve, axis=0), axis=1).cumsum()]
+        place = way[nearest] / max(way[-1], 1e-12)
+    off = counts @ ((means - curve[nearest]) ** 2).sum(axis=1)
+    return (place - place.min()) / max(np.ptp(place), 1e-12), float(off)
