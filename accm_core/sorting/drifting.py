@@ -152,7 +152,7 @@ def cluster_drifting(
     """
     with threadpool_limits(1):  # sums in one order, whatever the number of cores
         points = _whiten(snippets, noise, neighborhood)
-        place = find_place(points, labels, neighborhood, bins, centers)
+        place = find_place(points, labels, bins, centers)
         if place is None:
             return None
         at_place = place.step(snippets.peaks.sample_index, NUM_PLACES)

@@ -49,9 +49,7 @@ class Place:
         return np.clip(num_steps * at, 0, num_steps - 1).astype(np.int64)
 
 
-def find_place(
-    points: np.ndarray, labels: np.ndarray, neighborhood: np.ndarray, bins: np.ndarray, centers: np.ndarray
-) -> Place | None:
+def find_place(points: np.ndarray, labels: np.ndarray, bins: np.ndarray, centers: np.ndarray) -> Place | None:
     """Follow the tissue.
 
     Parameters
@@ -60,8 +58,6 @@ def find_place(
         Spikes, in order of time, where noise is white.
     labels : ndarray of shape (n_spikes,), int64
         Clusters to begin with; -1 for none.
-    neighborhood : ndarray of shape (n_spikes,), int64
-        Those of different neighbourhoods are not compared.
     bins : ndarray of shape (n_spikes,), int64
         Of time, a few seconds each.
     centers : ndarray of shape (n_bins,), float64
@@ -80,8 +76,8 @@ def find_place(
     """
     if not _is_moving(points, labels, bins, len(centers)):
         return None
-    means, counts = _embed_bins(points, neighborhood, bins, len(centers))
-    starts = (_order_bins(*_embed_bins(points / w, neighborhood, bins, len(centers))) for w in WIDER)
+    means, counts = _embed_bins(points, bins, len(centers))
+    starts = (_order_bins(*_embed_bins(points / times, bins, len(centers))) for times in WIDER)
     values, _ = min((_fit_curve(means, counts, start) for start in starts), key=lambda fit: fit[1])
     return Place(centers, values)
 
@@ -96,19 +92,14 @@ def _is_moving(points: np.ndarray, labels: np.ndarray, bins: np.ndarray, num_bin
     return len(strays) > 0 and float(np.mean(np.array(strays) > MIN_STRAY)) >= 0.5
 
 
-def _embed_bins(
-    points: np.ndarray, neighborhood: np.ndarray, bins: np.ndarray, num_bins: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _embed_bins(points: np.ndarray, bins: np.ndarray, num_bins: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean of the features of each bin's spikes, (n_bins, n_features), and how many there are, (n_bins,)."""
-    rng = np.random.default_rng(0)
-    hoods, hood = np.unique(neighborhood, return_inverse=True)
-    directions = rng.normal(0, 1 / BANDWIDTH, (len(hoods), points.shape[1], NUM_FEATURES))
+    directions = np.random.default_rng(0).normal(0, 1 / BANDWIDTH, (points.shape[1], NUM_FEATURES))
     total = np.zeros((num_bins, 2, NUM_FEATURES))
     counts = np.bincount(bins, minlength=num_bins)
-    for own, rows in zip(total, np.split(np.arange(len(points)), counts.cumsum()[:-1]), strict=True):
-        for number in np.unique(hood[rows]):
-            angles = points[rows[hood[rows] == number]] @ directions[number]
-            own += np.cos(angles).sum(axis=0), np.sin(angles).sum(axis=0)
+    for sums, own in zip(total, np.split(points, counts.cumsum()[:-1]), strict=True):
+        angles = own @ directions
+        sums[:] = np.cos(angles).sum(axis=0), np.sin(angles).sum(axis=0)
     return total.reshape(num_bins, -1) / np.maximum(counts, 1)[:, None], counts
 
 

@@ -35,39 +35,35 @@ def make_spikes(way, spread=30.0, num_neurons=6, seed=0):
 def test_the_place_is_found_whether_spikes_move_little_or_far(spread, seed):
     way = triangle(np.arange(NUM_BINS))
     points, neuron, bins = make_spikes(way, spread, seed=seed)
-    place = find_place(points, neuron, np.zeros(len(bins), np.int64), bins, CENTERS)
+    place = find_place(points, neuron, bins, CENTERS)
     assert place.values.min() == 0.0
     assert place.values.max() == 1.0
     assert abs(spearmanr(place.values, way)[0]) > 0.97
 
 
 def test_tissue_that_comes_back_is_at_the_same_place():
+    """Closer than the order of the bins alone would tell, 0.017 on average."""
     way = triangle(np.arange(NUM_BINS))
-    points, neuron, bins = make_spikes(way)
-    values = find_place(points, neuron, np.zeros(len(bins), np.int64), bins, CENTERS).values
-    half = NUM_BINS // 2
-    assert np.abs(values[:half] - values[half:]).max() < 0.08
-
-
-def test_neighborhoods_are_not_compared_but_move_as_one():
-    way = triangle(np.arange(NUM_BINS))
-    points, neuron, bins = make_spikes(way)
-    place = find_place(points, neuron, neuron % 3, bins, CENTERS)
-    assert abs(spearmanr(place.values, way)[0]) > 0.98
+    offs = []
+    for seed in range(4):
+        points, neuron, bins = make_spikes(way, seed=seed)
+        first, second = np.split(find_place(points, neuron, bins, CENTERS).values, 2)
+        offs.append(np.sqrt(np.mean((first - second) ** 2)))
+    assert np.mean(offs) < 0.013
 
 
 def test_bins_without_a_spike_do_no_harm():
     way = triangle(np.arange(NUM_BINS))
     points, neuron, bins = make_spikes(way)
     seen = (bins != 7) & (bins != NUM_BINS - 1)
-    place = find_place(points[seen], neuron[seen], np.zeros(seen.sum(), np.int64), bins[seen], CENTERS)
+    place = find_place(points[seen], neuron[seen], bins[seen], CENTERS)
     filled = np.unique(bins[seen])
     assert abs(spearmanr(place.values[filled], way[filled])[0]) > 0.98
 
 
 def test_tissue_that_rests_has_no_place():
     points, neuron, bins = make_spikes(np.zeros(NUM_BINS))
-    assert find_place(points, neuron, np.zeros(len(bins), np.int64), bins, CENTERS) is None
+    assert find_place(points, neuron, bins, CENTERS) is None
 
 
 def test_steps_between_and_beyond_the_bins():
