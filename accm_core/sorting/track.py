@@ -32,7 +32,7 @@ NUM_ROUNDS = 3
 """Of matching, joining and following."""
 MIN_SPIKES = 20
 """Fewer spikes show no course: the template stays."""
-LIKELY_OWN = 0.5
+LIKELY_OWN = 0.8
 """Probability that a spike is its unit's own, above which it is averaged."""
 LONE_MS = 1.0
 """Peaks nearer to each other than this are not averaged."""
