@@ -105,9 +105,8 @@ def _embed_bins(points: np.ndarray, bins: np.ndarray, num_bins: int) -> tuple[np
 
 def _order_bins(means: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """An order in which bins that look alike are near each other, (n_bins,): the Fiedler vector."""
-    by_chance = 1 / np.maximum(counts, 1)
-    apart = ((means[:, None] - means) ** 2).sum(axis=2) - by_chance[:, None] - by_chance
-    apart = np.maximum(apart, 0)
+    own = (means**2).sum(axis=1) - 1 / np.maximum(counts, 1)  # without what chance adds to a distance
+    apart = np.maximum(own[:, None] + own - 2 * means @ means.T, 0)
     reach = np.sqrt(np.sort(apart, axis=1)[:, min(NUM_NEIGHBORS, len(apart) - 1)])
     alike = np.exp(-apart / np.maximum(reach[:, None] * reach, 1e-12))
     root = np.sqrt(alike.sum(axis=1))

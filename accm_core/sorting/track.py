@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 BLOCKS_PER_BIN = 5
 """Blocks in a bin of time, for which it is measured where the tissue is."""
 NUM_PLACES = 60
-"""Places of the tissue, each with its templates: the largest change by about a noise level between two."""
+"""Places of the tissue, each with its templates: the largest change by a noise level or two in between."""
 NUM_ROUNDS = 3
 """Of matching, joining and following."""
 MIN_SPIKES = 20
@@ -101,7 +101,6 @@ def follow_units(
         if number > 0:  # peaks have no size that would tell
             sizes = judge_sizes(kept, moving.mean, moving.energy_at(kept), moving.energy_over_time, params)
             spikes = spikes.select(sizes.own > LIKELY_OWN)
-        if number > 0:
             scale_std = measure_scale_std(matches, moving.mean, params)
         linked, unit_of = link_units(spikes, moving.mean, max_lag, recording.sampling_frequency)
         moving = _follow(moving, linked, unit_of, scale_std)
