@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from accm_core.sorting.drifting import cluster_drifting
+from accm_core.sorting.drifting import NUM_PLACES, _fit_course, _Points, cluster_drifting
 from accm_core.types import Peaks, Snippets
 
 NUM_SAMPLES, NUM_CHANNELS, NUM_BINS = 20, 4, 40
@@ -160,3 +160,15 @@ def test_tissue_moves_within_a_bin_of_time(seed):
     near = [(0.8, 1.5, 20.0), (1.1, 1.5, 20.0)]
     made = make_snippets(num_spikes=(600, 600), seed=seed, num_bins=12, neurons=near)
     assert_same(cluster(made, np.zeros(1200, np.int64)).labels, made[2])
+
+
+def test_the_way_of_a_large_neuron_is_less_stiff():
+    """With the same stiffness a way ten times as large would be off by ten times as much."""
+
+    def misfit(size):
+        place = np.arange(0, NUM_PLACES, 2)
+        way = size * np.stack([2 + np.cos(place / 4), np.sin(place / 4)], axis=1)
+        points = _Points(way, place, np.zeros(len(place)))
+        return np.abs(_fit_course(points, np.ones(len(place)))[place] - way).max()
+
+    assert misfit(100.0) < 5 * misfit(10.0)

@@ -19,12 +19,12 @@ def bank():
 
 @pytest.fixture
 def moving(bank):
-    """Half as large in the second half of the way."""
-    return MovingBank(bank, PLACE, np.stack([bank.weights, 0.5 * bank.weights]))
+    """Twice as large as the mean in the first half of the way, half as large in the second."""
+    return MovingBank(bank, PLACE, np.stack([2 * bank.weights, 0.5 * bank.weights]))
 
 
 def test_the_bank_of_a_time(bank, moving):
-    for sample, size in ((0, 1.0), (599, 1.0), (601.5, 0.5), (5000, 0.5)):
+    for sample, size in ((0, 2.0), (599, 2.0), (601.5, 0.5), (5000, 0.5)):
         np.testing.assert_allclose(moving.at(sample).energy, size**2 * bank.energy, rtol=1e-5)
         np.testing.assert_allclose(
             moving.at(sample).templates, size * bank.reweigh(bank.weights, [0.1]).templates
@@ -36,6 +36,6 @@ def test_scales_and_energies_of_matches(bank, moving):
     matches = Matches(
         np.array([500, 700]), zeros, np.zeros(2, np.int64), np.ones(2, np.float32), zeros, zeros
     )
-    np.testing.assert_allclose(moving.rescale(matches).scale, [1.0, 0.5], rtol=1e-5)
-    np.testing.assert_allclose(moving.energy_at(matches), bank.energy[0] * np.array([1, 0.25]), rtol=1e-5)
-    np.testing.assert_allclose(moving.energy_over_time[:, 0], bank.energy[0] * np.array([1, 0.25]), rtol=1e-5)
+    np.testing.assert_allclose(moving.rescale(matches).scale, [2.0, 0.5], rtol=1e-5)
+    np.testing.assert_allclose(moving.energy_at(matches), bank.energy[0] * np.array([4, 0.25]), rtol=1e-5)
+    np.testing.assert_allclose(moving.energy_over_time[:, 0], bank.energy[0] * np.array([4, 0.25]), rtol=1e-5)
