@@ -31,6 +31,11 @@ class Block:
     stop: int
     segment: Segment
 
+    @property
+    def middle(self) -> float:
+        """Between ``start`` and ``stop``."""
+        return 0.5 * (self.start + self.stop)
+
 
 def cut_blocks(segments: Sequence[Segment], sampling_frequency: float) -> list[Block]:
     """Cut segments into one-second blocks; the last of each segment is shorter."""

@@ -97,7 +97,7 @@ class Motion:
     def correct(self, traces: np.ndarray, block: Block) -> np.ndarray:
         """Traces of a block as they would be at rest, same shape, float32."""
         targets = self.channel_locations.copy()
-        targets[:, self.axis] += self.displacement_at(0.5 * (block.start + block.stop))
+        targets[:, self.axis] += self.displacement_at(block.middle)
         covariance = self._covariance(self.channel_locations, targets)
         return traces @ (self._inverse @ covariance).astype(np.float32)
 

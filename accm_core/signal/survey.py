@@ -103,7 +103,7 @@ def survey_shank(
 
     collected = walk(preprocessor, "detect")
     if params.motion.correct == "auto" and can_move(locations, recording.has_geometry):
-        centers = np.array([0.5 * (block.start + block.stop) for block in blocks])
+        centers = np.array([block.middle for block in blocks])
         motion = estimate_motion(collected.depths, centers, locations)
         if motion is not None:
             logger.info("drift of %.0f µm", np.ptp(motion.displacement_um, axis=0).max())

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.interpolate import BSpline
 from scipy.linalg import cho_solve_banded, cholesky_banded
 
 VARIANCES = np.geomspace(1e-6, 1e3, 28)
@@ -80,6 +81,18 @@ def unit_length(vectors: np.ndarray) -> np.ndarray:
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12))
 
 
+def cubic_splines(at: np.ndarray, num_splines: int) -> np.ndarray:
+    """Values of splines over 0 to 1 at some points, (n, n_splines)."""
+    knots = np.r_[[0.0] * 3, np.linspace(0, 1, num_splines - 2), [1.0] * 3]
+    return np.asarray(BSpline.design_matrix(at, knots, 3).toarray())
+
+
+def penalize_differences(num: int, order: int) -> np.ndarray:
+    """Quadratic form, (num, num), that is the sum of the squared differences of some order: 2 for bends."""
+    difference = np.diff(np.eye(num), order, axis=0)
+    return np.asarray(difference.T @ difference)
+
+
 def smooth_course(means: Means) -> np.ndarray:
     """Most likely course of points that change slowly and evenly, given their mean in each bin.
 
@@ -102,9 +115,8 @@ def smooth_course(means: Means) -> np.ndarray:
     num_bins, num_dims = means.mean.shape
     if num_bins <= 2:
         return np.tile(means.overall, (num_bins, 1))
-    difference = np.diff(np.eye(num_bins), 2, axis=0)
-    product = difference.T @ difference
-    bends = np.array([np.r_[np.diagonal(product, k), np.zeros(k)] for k in range(3)])
+    bends = penalize_differences(num_bins, 2)
+    bends = np.array([np.r_[np.diagonal(bends, k), np.zeros(k)] for k in range(3)])
     precision = num_dims * means.counts / means.scatter
     weighted = precision[:, None] * means.mean
     best, course = -np.inf, means.mean

@@ -12,13 +12,18 @@ from itertools import combinations
 
 import numpy as np
 from scipy import linalg
-from scipy.interpolate import BSpline
 from scipy.spatial import cKDTree
 from threadpoolctl import threadpool_limits
 
 from accm_core.sorting.bisect import unmix_noise
 from accm_core.sorting.cluster import cluster_each, number_labels
-from accm_core.sorting.course import average_bins, measure_separation, unit_length
+from accm_core.sorting.course import (
+    average_bins,
+    cubic_splines,
+    measure_separation,
+    penalize_differences,
+    unit_length,
+)
 from accm_core.sorting.place import Place, find_place
 from accm_core.types import Snippets
 
@@ -230,10 +235,8 @@ def _fit_course(points: _Points, weights: np.ndarray) -> np.ndarray:
 @lru_cache
 def _spline_basis() -> tuple[np.ndarray, np.ndarray]:
     """Cubic splines at each place, (n_places, n_splines), and what bends and slopes cost."""
-    knots = np.r_[[0.0] * 3, np.linspace(0, 1, NUM_SPLINES - 2), [1.0] * 3]
-    basis = BSpline.design_matrix(np.linspace(0, 1, NUM_PLACES), knots, 3).toarray()
-    slope, bend = (np.diff(np.eye(NUM_SPLINES), order, axis=0) for order in (1, 2))
-    return basis, SLOPE_COST * slope.T @ slope + BEND_COST * bend.T @ bend
+    slope, bend = (penalize_differences(NUM_SPLINES, order) for order in (1, 2))
+    return cubic_splines(np.linspace(0, 1, NUM_PLACES), NUM_SPLINES), SLOPE_COST * slope + BEND_COST * bend
 
 
 def _core(rest: np.ndarray, covariance: np.ndarray) -> np.ndarray:

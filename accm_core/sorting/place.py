@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import linalg
-from scipy.interpolate import BSpline
 
-from accm_core.sorting.course import average_bins
+from accm_core.sorting.course import average_bins, cubic_splines, penalize_differences
 
 MIN_STRAY, MIN_OF_CLUSTER = 4.0, 60
 """Mean squared distance of a cluster from its mean, over time, that matters (two noise levels), and spikes of
@@ -117,15 +116,12 @@ def _order_bins(means: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def _fit_curve(means: np.ndarray, counts: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, float]:
     """How far along their curve the bins lie, (n_bins,), from 0 to 1, and how far from it, given a start."""
     num_splines = int(np.clip(len(means) // BINS_PER_SPLINE, MIN_SPLINES, MAX_SPLINES))
-    knots = np.r_[[0.0] * 3, np.linspace(0, 1, num_splines - 2), [1.0] * 3]
-    bend = np.diff(np.eye(num_splines), 2, axis=0)
-    penalty = BEND_COST * np.median(counts) * bend.T @ bend
-    ways = np.linspace(0, 1, NUM_POINTS)
-    along = BSpline.design_matrix(ways, knots, 3).toarray()
+    penalty = BEND_COST * np.median(counts) * penalize_differences(num_splines, 2)
+    along = cubic_splines(np.linspace(0, 1, NUM_POINTS), num_splines)
     place = start
     for _ in range(NUM_STEPS):
         place = (place - place.min()) / max(np.ptp(place), 1e-12)
-        splines = BSpline.design_matrix(place, knots, 3).toarray()
+        splines = cubic_splines(place, num_splines)
         weighted = counts * splines.T
         curve = along @ linalg.solve(weighted @ splines + penalty, weighted @ means, assume_a="sym")
         nearest = ((curve**2).sum(axis=1) - 2 * means @ curve.T).argmin(axis=1)

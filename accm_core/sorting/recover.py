@@ -78,7 +78,7 @@ def recover_spikes(
     def work(block: Block, raw: np.ndarray) -> tuple[Matches, WaveformSums, WaveformSums | None]:
         filtered = preprocessor.filter(raw, block)
         traces = preprocessor.whiten(filtered)
-        local = bank if moving is None else moving.at(0.5 * (block.start + block.stop))
+        local = bank if moving is None else moving.at(block.middle)
         found = match_templates(traces, local, params, refractory=refractory)
         inside = (found.sample_index >= margin) & (found.sample_index < len(traces) - margin)
         sure = inside & (found.probability > MIN_PROBABILITY)

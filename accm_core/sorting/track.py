@@ -47,7 +47,7 @@ def bin_times(sample_index: np.ndarray, blocks: Sequence[Block]) -> tuple[np.nda
     starts = np.array([block.start for block in blocks])
     block = np.searchsorted(starts, sample_index, side="right") - 1
     parts = [blocks[k : k + BLOCKS_PER_BIN] for k in range(0, len(blocks), BLOCKS_PER_BIN)]
-    centers = [np.mean([0.5 * (block.start + block.stop) for block in part]) for part in parts]
+    centers = [np.mean([block.middle for block in part]) for part in parts]
     return block // BLOCKS_PER_BIN, np.array(centers)
 
 
@@ -128,7 +128,7 @@ def _matcher(moving: MovingBank, params: MatchParams, refractory: int) -> _Finde
     """Finds a block's spikes by matching."""
 
     def find(block: Block, traces: np.ndarray) -> tuple[Matches, np.ndarray]:
-        bank = moving.at(0.5 * (block.start + block.stop))
+        bank = moving.at(block.middle)
         found = match_templates(traces, bank, params, refractory=refractory)
         return found, ~find_overlaps(found, bank, bank.num_samples)
 
