@@ -8,6 +8,7 @@ from scipy import fft, signal
 
 from accm_core.errors import ParamsError
 from accm_core.params import SignalParams, to_samples
+from accm_core.signal.transpose import transpose
 
 ORDER = 3
 """Of the Butterworth response, applied forward and backward."""
@@ -51,13 +52,13 @@ class Bandpass:
         length = fft.next_fast_len(num_samples, real=True)
         if self.device is not None:
             return _apply_on_device(self, traces, length)
-        channels = np.array(traces.T, order="C")
+        channels = transpose(traces)
         # the mean would otherwise ring at the border where the transform wraps around
         channels -= channels.mean(axis=1, keepdims=True)
         spectrum = fft.rfft(channels, n=length, axis=1)
         spectrum *= _response(self, length)
-        filtered = fft.irfft(spectrum, n=length, axis=1)[:, :num_samples]
-        return np.ascontiguousarray(filtered.T)
+        filtered: np.ndarray = transpose(fft.irfft(spectrum, n=length, axis=1)[:, :num_samples])
+        return filtered
 
     def response(self, num_samples: int) -> np.ndarray:
         """Gain at each frequency of a transform of this length, (num_samples // 2 + 1,), float32."""

@@ -9,8 +9,9 @@ from functools import lru_cache
 import numba
 import numpy as np
 
-TILE = 256
-"""Samples worked on at once: a tile of all channels stays in the processor's cache."""
+TILE = 144
+"""Samples worked on at once: a tile of all channels stays in the processor's cache. No power of two: the
+channels' rows would share the same few places of it."""
 
 
 def median_over_channels(traces: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from scipy import fft, linalg
 
 from accm_core.params import MatchParams
 from accm_core.signal.snippets import LANCZOS_TAPS, lanczos_kernel
+from accm_core.signal.transpose import transpose
 
 MIN_CHANNELS_TO_TELL = 8
 """Channels from which on their places tell neurons apart; on fewer, only the courses of their spikes may."""
@@ -304,7 +305,7 @@ def fit_templates(traces: np.ndarray, bank: TemplateBank) -> np.ndarray:
     top = min(int(np.ceil(bank.bandwidth * length)) + 1, responses.shape[1])
     if bank.device is not None:
         return _fit_on_device(traces, bank, responses[:, :top], length)
-    spectrum = fft.rfft(np.ascontiguousarray(traces.T), n=length, axis=1)
+    spectrum = fft.rfft(transpose(traces), n=length, axis=1)
     weights = bank.weights.reshape(num_units, spectrum.shape[0] * len(bank.kernels))
     fits = np.zeros((num_units, spectrum.shape[1]), dtype=np.complex64)
     for first in range(0, top, FREQUENCY_TILE):

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 
 from accm_core.params import RunParams
 from accm_core.signal.chunks import Block, map_blocks
 from accm_core.signal.preprocess import Preprocessor
-from accm_core.signal.snippets import LANCZOS_TAPS, cut_snippets
+from accm_core.signal.snippets import LANCZOS_TAPS, lanczos_kernel
 from accm_core.types import Recording
 
 MAX_SPIKES = 500
@@ -75,21 +76,39 @@ def sum_waveforms(
     units, inverse, counts = np.unique(unit_index, return_inverse=True, return_counts=True)
     total = np.zeros((len(units), window.num_samples, traces.shape[1]), dtype=np.float32)
     total_square = np.zeros_like(total)
-    channels = np.arange(traces.shape[1])[None]
-    for row, unit in enumerate(inverse):
-        waveform = cut_snippets(
-            traces,
-            sample_index[row : row + 1],
-            offset[row : row + 1],
-            channels,
-            num_before=window.num_before,
-            num_samples=window.num_samples,
-        )[0]
-        if scale is not None and templates is not None:
-            waveform += scale[row] * templates[unit_index[row]]
-        total[unit] += waveform
-        total_square[unit] += waveform**2
+    lacking = np.zeros((0, *total.shape[1:]), dtype=np.float32)
+    if scale is not None and templates is not None:
+        lacking = templates[units]
+    else:
+        scale = np.zeros(0, dtype=np.float32)
+    _add_windows(
+        traces, sample_index, offset, inverse, scale, lacking, window.num_before, total, total_square
+    )
     return WaveformSums(units, total, total_square, counts)
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_windows(traces, sample_index, offset, rows, scale, lacking, num_before, total, total_square):  # type: ignore[no-untyped-def]
+    """Add each spike, cut as `cut_snippets` does, to its unit's row; all channels of a sample at once."""
+    num_samples, num_channels = total.shape[1:]
+    values = np.empty(num_channels, dtype=np.float32)
+    for n in range(len(rows)):
+        row = rows[n]
+        base = int(np.floor(sample_index[n] + offset[n]))
+        kernel = lanczos_kernel(sample_index[n] + offset[n] - base)
+        first = base - num_before - (LANCZOS_TAPS - 1)
+        for t in range(num_samples):
+            values[:] = 0.0
+            for k in range(2 * LANCZOS_TAPS):
+                source = traces[first + t + k]
+                for c in range(num_channels):
+                    values[c] += kernel[k] * source[c]
+            if len(lacking):
+                for c in range(num_channels):
+                    values[c] += scale[n] * lacking[row, t, c]
+            for c in range(num_channels):
+                total[row, t, c] += values[c]
+                total_square[row, t, c] += values[c] * values[c]
 
 
 class WaveformAverage:
