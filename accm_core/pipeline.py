@@ -25,7 +25,7 @@ from accm_core.sorting.cluster import cluster_neighborhoods, find_neighborhoods,
 from accm_core.sorting.divide import divide_clusters
 from accm_core.sorting.drifting import Drift, cluster_drifting
 from accm_core.sorting.identify import claim_peaks, cluster_rest, identify_units
-from accm_core.sorting.match import TemplateBank, build_bank
+from accm_core.sorting.match import MIN_CHANNELS_TO_TELL, TemplateBank, build_bank
 from accm_core.sorting.merge import merge_clusters, merge_duplicates, merge_pieces
 from accm_core.sorting.prune import (
     find_crowds,
@@ -379,7 +379,7 @@ def _learn_templates(
     window = Window(num_before, num_before + to_samples(params.match.ms_after, fs))
     max_lag = to_samples(params.merge.max_lag_ms, fs)
     blocks = spread_blocks(cut_blocks(recording.segments, fs), TEMPLATE_BLOCKS)
-    mean = average_clusters(
+    average = average_clusters(
         recording,
         preprocessor,
         blocks,
@@ -390,7 +390,7 @@ def _learn_templates(
         run=params.run,
         on_block=shank.report("templates"),
     )
-    bank = _build_bank(shank, preprocessor, silence_channels(mean))
+    bank = _build_bank(shank, preprocessor, silence_channels(average.mean(), average.least_height()))
     unit_of = merge_clusters(
         labels,
         snippets,
@@ -440,20 +440,21 @@ def _refine_templates(
         moves=preprocessor.motion is not None,
     )
     refined = average.counts > params.cluster.min_size
-    templates = np.where(refined[:, None, None], silence_channels(average.mean()), bank.templates)
+    means = silence_channels(average.mean(), average.least_height())
+    templates = np.where(refined[:, None, None], means, bank.templates)
     scale_std = measure_scale_std(matches, bank, params.match)
     counts = np.bincount(matches.unit_index, minlength=len(bank.energy))
     fires = counts > 0
     bank = _build_bank(shank, preprocessor, templates[fires], scale_std[fires])
     max_lag = to_samples(params.match.ms_before, recording.sampling_frequency)
     is_sum = find_sums(bank, counts[fires], max_lag, observed=observed)
-    bank, counts = bank.select(~is_sum), counts[fires][~is_sum]
+    bank = bank.select(~is_sum)
     superfluous = find_superfluous(
         recording,
         preprocessor,
         blocks,
         bank,
-        counts,
+        matches.of_units(np.flatnonzero(fires)[~is_sum]),
         params.match,
         max_lag=max_lag,
         run=params.run,
@@ -465,8 +466,10 @@ def _refine_templates(
 def _split_templates(
     shank: _Shank, preprocessor: Preprocessor, bank: TemplateBank, *, step: int
 ) -> TemplateBank:
-    """Take units of several neurons apart."""
+    """Take units of several neurons apart; many channels have told them apart by their places before."""
     recording, params = shank.recording, shank.params
+    if len(preprocessor.channels) >= MIN_CHANNELS_TO_TELL:
+        return bank
     templates = split_units(
         recording,
         preprocessor,

@@ -86,7 +86,7 @@ class TemplateBank:
     @property
     def num_samples(self) -> int:
         """Length of a template."""
-        return self.templates.shape[1]
+        return self.kernels.shape[1]
 
     def select(self, units: np.ndarray) -> "TemplateBank":
         """The bank of some of the units (indices or mask); the basis stays."""
@@ -97,6 +97,17 @@ class TemplateBank:
             energy=self.energy[units],
             prior=self.prior[units],
             pair_row=self.pair_row[units][:, units],
+        )
+
+    def narrow(self, units: np.ndarray, channels: np.ndarray) -> "TemplateBank":
+        """The bank of some units on some channels (indices), to match with: it has no templates."""
+        return replace(
+            self,
+            templates=self.templates[:0],
+            weights=np.ascontiguousarray(self.weights[units][:, :, channels]),
+            energy=self.energy[units],
+            prior=self.prior[units],
+            pair_row=self.pair_row[np.ix_(units, units)],
         )
 
     def reweigh(self, weights: np.ndarray, scale_std: np.ndarray) -> "TemplateBank":
@@ -156,6 +167,12 @@ class Matches:
     def select(self, rows: np.ndarray) -> "Matches":
         """The matches at ``rows`` (indices or mask)."""
         return Matches(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+    def of_units(self, units: np.ndarray) -> "Matches":
+        """The matches of some units (indices, ascending), which are numbered anew from 0."""
+        number = np.searchsorted(units, self.unit_index)
+        is_kept = np.isin(self.unit_index, units)
+        return replace(self, unit_index=number).select(is_kept)
 
     def free_scale(self, bank: TemplateBank, energy: np.ndarray | None = None) -> np.ndarray:
         """The scale that the traces alone give, (n,): ``scale`` leans towards 1 as the bank's prior says.

@@ -18,6 +18,11 @@ MIN_CHANNEL_VISIBILITY = 0.5
 """A template is set to zero on channels where it stays below this height (noise units)."""
 
 
+NOISE_ERRORS, SPREAD_ERRORS = 4.0, 2.5
+"""Standard errors of the mean that it must have, too: those of noise alone, and those of the spikes as they
+differ. One large spike of another unit nearby adds one of the latter, however many spikes there are."""
+
+
 @dataclass(frozen=True)
 class Window:
     """Samples before the peak, and in all."""
@@ -148,6 +153,11 @@ class WaveformAverage:
         variance = self.total_square / divisor - (self.total / divisor) ** 2
         return np.sqrt(np.maximum(variance, 0)).astype(np.float32)
 
+    def least_height(self) -> np.ndarray:
+        """Height from which on the mean of whitened waveforms is not by chance, same shape, noise units."""
+        errors: np.ndarray = np.maximum(NOISE_ERRORS, SPREAD_ERRORS * self.std())
+        return errors / np.sqrt(self._divisor())
+
     def _divisor(self) -> np.ndarray:
         return np.maximum(self.counts, 1)[:, None, None]
 
@@ -163,8 +173,8 @@ def average_clusters(
     window: Window,
     run: RunParams,
     on_block: Callable[[float], None] | None = None,
-) -> np.ndarray:
-    """Mean whitened waveform of each cluster.
+) -> WaveformAverage:
+    """Average the whitened waveforms of each cluster, in noise units.
 
     Parameters
     ----------
@@ -180,11 +190,6 @@ def average_clusters(
     run : RunParams
     on_block : callable, optional
         Called with the share that is done.
-
-    Returns
-    -------
-    ndarray of shape (n_clusters, n_samples, n_channels), float32
-        Noise units.
     """
     num_clusters = int(labels.max(initial=-1)) + 1
     rows = _spread_spikes(labels, num_clusters)
@@ -202,7 +207,7 @@ def average_clusters(
         sum_block, recording, blocks, margin=preprocessor.margin + margin, run=run, on_block=on_block
     ):
         average.add(sums)
-    return average.mean()
+    return average
 
 
 def center_templates(templates: np.ndarray, num_before: int, max_lag: int) -> np.ndarray:
@@ -235,10 +240,18 @@ def center_templates(templates: np.ndarray, num_before: int, max_lag: int) -> np
     return centered
 
 
-def silence_channels(templates: np.ndarray) -> np.ndarray:
-    """Set templates to zero on channels where they do not stand out."""
-    visible = np.abs(templates).max(axis=1, keepdims=True) >= MIN_CHANNEL_VISIBILITY
-    return np.where(visible, templates, np.float32(0.0))
+def silence_channels(templates: np.ndarray, least: np.ndarray | float = 0.0) -> np.ndarray:
+    """Set templates to zero on channels where they do not stand out.
+
+    Parameters
+    ----------
+    templates : ndarray of shape (n_units, n_samples, n_channels), float32
+        Noise units.
+    least : ndarray of the same shape, or float
+        Height that a value must have, too; see `WaveformAverage.least_height`.
+    """
+    stands_out = np.abs(templates) >= np.maximum(least, MIN_CHANNEL_VISIBILITY)
+    return np.where(stands_out.any(axis=1, keepdims=True), templates, np.float32(0.0))
 
 
 def _spread_spikes(labels: np.ndarray, num_clusters: int) -> np.ndarray:

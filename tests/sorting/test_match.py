@@ -205,6 +205,19 @@ def test_a_bank_of_some_units_matches_as_if_built_from_them():
     assert len(BANK.select(np.zeros(3, bool)).energy) == 0
 
 
+@pytest.mark.parametrize("units", [[0, 1], [2], [2, 0]])
+def test_a_bank_of_some_units_on_the_channels_that_see_them_matches_alike(units):
+    units = np.array(units)
+    traces = plant([(unit, 200 + 130 * row, 1.0) for row, unit in enumerate(units)], noise=0.3)
+    channels = np.flatnonzero(TEMPLATES[units].any(axis=(0, 1)))
+    narrow = BANK.narrow(units, channels)
+    assert narrow.weights.shape[2] == len(channels) < NUM_CHANNELS or len(units) == 2
+    assert narrow.num_samples == NUM_SAMPLES
+    found, expected = match(traces[:, channels], narrow), match(traces, BANK.select(units))
+    assert rows(found) == rows(expected) == [(200 + 130 * row, row) for row in range(len(units))]
+    np.testing.assert_allclose(found.gain, expected.gain, rtol=1e-4)
+
+
 @given(
     unit=st.integers(0, 2),
     offset=st.floats(-0.5, 0.5),
@@ -386,6 +399,9 @@ def test_matches_are_selected_moved_and_joined():
     assert joined.sample_index.dtype == np.int64
     assert joined.scale.dtype == np.float32
     assert len(Matches.empty()) == 0
+    assert rows(joined.of_units(np.array([1, 2]))) == [(300, 1), (1300, 1)]
+    assert rows(joined.of_units(np.array([0, 2]))) == [(150, 0), (300, 1), (1150, 0), (1300, 1)]
+    assert len(joined.of_units(np.array([1]))) == 0
 
 
 def test_probabilities_are_less_sure_than_matching_but_keep_their_order():

@@ -27,3 +27,6 @@ def test_matches_are_rebuilt_as_they_are():
         shape = np.exp(-0.5 * ((np.arange(120) - peak) / 3) ** 2)
         expected += scale * shape[:, None] * templates[unit, NUM_BEFORE]
     assert np.abs(rebuild(matches, bank, 120) - expected).max() < 0.03
+    np.testing.assert_array_equal(
+        rebuild(matches, bank, 120, np.array([2, 0])), rebuild(matches, bank, 120)[:, [2, 0]]
+    )

@@ -7,7 +7,7 @@ from accm_core.params import MatchParams, RunParams, SignalParams
 from accm_core.signal.chunks import cut_blocks, read_padded
 from accm_core.signal.preprocess import fit_preprocessor
 from accm_core.sorting import superfluous
-from accm_core.sorting.match import build_bank, match_templates
+from accm_core.sorting.match import Matches, build_bank, match_templates
 from accm_core.sorting.superfluous import find_superfluous
 from accm_core.types import ArrayRecording
 
@@ -33,11 +33,14 @@ def find(last, spikes, num_workers=1):
     """Of a bank of A, B, C and ``last``, in a recording of these spikes in turn."""
     last = last if isinstance(last, list) else [last]
     traces = np.random.default_rng(0).normal(0, 5, (DURATION_S * FS, NUM_CHANNELS))
-    counts = np.zeros(3 + len(last), dtype=np.int64)
+    fired = []
     for turn, place in enumerate(range(300, DURATION_S * FS - 300, SPACING)):
         waveform, units = spikes[turn % len(spikes)]
         traces[place - 30 : place + 60] += waveform
-        counts[units] += 1
+        fired += [(place, unit) for unit in units]
+    sample_index, unit_index = np.array(fired).T
+    unknown = np.zeros(len(fired), np.float32)
+    matches = Matches(sample_index, unknown, unit_index, unknown, unknown, unknown)
     recording = ArrayRecording(traces=traces.astype(np.float32), sampling_frequency=FS)
     blocks = cut_blocks(recording.segments, FS)
     raw = [read_padded(recording, b.start - 200, b.stop + 200, b.segment) for b in blocks]
@@ -51,13 +54,15 @@ def find(last, spikes, num_workers=1):
         start = 1000 - preprocessor.margin - NUM_BEFORE
         whitened = preprocessor.whiten(preprocessor.filter(clean, blocks[0]))
         templates.append(whitened[start : start + NUM_SAMPLES])
-    bank = build_bank(np.stack(templates), NUM_BEFORE, preprocessor.autocovariance, np.full(len(counts), 0.1))
+    bank = build_bank(
+        np.stack(templates), NUM_BEFORE, preprocessor.autocovariance, np.full(3 + len(last), 0.1)
+    )
     return find_superfluous(
         recording,
         preprocessor,
         blocks,
         bank,
-        counts,
+        matches,
         MatchParams(),
         max_lag=NUM_BEFORE,
         run=RunParams(num_workers=num_workers),

@@ -140,7 +140,7 @@ def average(session, samples, labels, run=None):
         window=WINDOW,
         run=run or RunParams(num_workers=1),
     )
-    return found, offset
+    return found.mean(), offset
 
 
 def whitened(session, margin=100):
@@ -210,3 +210,19 @@ def test_templates_are_silent_where_they_do_not_stand_out():
     expected[0, 2] = [-6.0, 0, -0.5]
     expected[1, 1] = [0, 0, 9.0]
     np.testing.assert_array_equal(silence_channels(templates), expected)
+
+
+def test_what_a_few_large_spikes_leave_in_a_mean_does_not_stand_out():
+    """A large spike beside one spike in fifty is no part of the template; what all spikes hold is."""
+    rng = np.random.default_rng(0)
+    traces = rng.normal(0, 1, (50 * 60 + 100, 3)).astype(np.float32)
+    samples = 80 + 60 * np.arange(50)
+    traces[samples, 0] -= 8
+    traces[samples, 1] -= 1.5
+    traces[samples[7] + 4, 2] -= 60
+    average = WaveformAverage(1, 30, 3)
+    average.add(sum_waveforms(traces, samples, np.zeros(50, np.float32), np.zeros(50, int), WINDOW))
+    assert np.abs(average.mean()[0, :, 2]).max() > 1
+    visible = silence_channels(average.mean(), average.least_height()).any(axis=1)[0]
+    assert visible.tolist() == [True, True, False]
+    assert silence_channels(average.mean()).any(axis=1)[0].all()
