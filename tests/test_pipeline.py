@@ -133,6 +133,42 @@ def test_a_neuron_that_keeps_two_templates_is_one_unit(monkeypatch):
     assert_all_found(sort(recording, make_params(), device="cpu"), truth)
 
 
+def test_mixtures_are_looked_for_among_the_spikes_of_units_that_are_no_sums(monkeypatch):
+    looked_at = []
+
+    def drop_first(bank, counts, *arguments, **_):
+        looked_at.append(counts[1:])
+        return np.arange(len(counts)) == 0
+
+    def compare(recording, preprocessor, blocks, bank, matches, *arguments, **_):
+        expected = looked_at[-1]
+        assert len(bank.energy) == len(expected) > 0
+        np.testing.assert_array_equal(np.bincount(matches.unit_index), expected)
+        return np.zeros(len(expected), dtype=bool)
+
+    monkeypatch.setattr(pipeline, "find_sums", drop_first)
+    monkeypatch.setattr(pipeline, "find_superfluous", compare)
+    sort(make_session()[0], make_params(), device="cpu")
+    assert len(looked_at) == 2
+
+
+@pytest.mark.parametrize(("num_channels", "expected"), [(7, 1), (8, 0)])
+def test_units_are_taken_apart_where_channels_are_few(monkeypatch, num_channels, expected):
+    calls = []
+
+    def split(recording, preprocessor, blocks, bank, *arguments, **_):
+        calls.append(bank)
+        return np.zeros((len(bank.energy), 60, num_channels))
+
+    monkeypatch.setattr(pipeline, "split_units", split)
+    recording = make_noise(num_channels, duration_s=1)
+    shank = SimpleNamespace(recording=recording, params=SorterParams(), seed=0, report=lambda stage: None)
+    bank = SimpleNamespace(energy=np.ones(3))
+    preprocessor = SimpleNamespace(channels=np.arange(num_channels))
+    assert pipeline._split_templates(shank, preprocessor, bank, step=2) is bank
+    assert len(calls) == expected
+
+
 def test_shuffled_truth_fails_the_same_check(session, sorting):
     truth = session[1]
     shuffled = np.random.default_rng(0).permutation(truth.unit_index)

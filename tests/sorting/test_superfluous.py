@@ -1,5 +1,7 @@
 """Templates of spikes that collide with now this, now that unit are found; units that look like sums stay."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -29,8 +31,8 @@ ALIKE = 0.8 * A + 0.7 * spike(110, 2.2, 3)
 """A neuron that A and B explain in part."""
 
 
-def find(last, spikes, num_workers=1):
-    """Of a bank of A, B, C and ``last``, in a recording of these spikes in turn."""
+def find(last, spikes, num_workers=1, order=None):
+    """Of a bank of A, B, C and ``last``, or in another order, in a recording of these spikes in turn."""
     last = last if isinstance(last, list) else [last]
     traces = np.random.default_rng(0).normal(0, 5, (DURATION_S * FS, NUM_CHANNELS))
     fired = []
@@ -57,6 +59,8 @@ def find(last, spikes, num_workers=1):
     bank = build_bank(
         np.stack(templates), NUM_BEFORE, preprocessor.autocovariance, np.full(3 + len(last), 0.1)
     )
+    order = np.arange(3 + len(last)) if order is None else np.array(order)
+    bank, matches = bank.select(order), replace(matches, unit_index=np.argsort(order)[matches.unit_index])
     return find_superfluous(
         recording,
         preprocessor,
@@ -76,6 +80,10 @@ COLLIDING = [*ALONE, (A + B, [0, 1, 3]), (A, [0]), (B, [1]), (C, [2]), (A + C, [
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_a_mixture_of_collisions_is_found(num_workers):
     assert find(MIXTURE, COLLIDING, num_workers) == [False, False, False, True]
+
+
+def test_a_mixture_is_found_wherever_it_stands():
+    assert find(MIXTURE, COLLIDING, order=[1, 3, 2, 0]) == [False, True, False, False]
 
 
 def test_a_mixture_of_one_neuron_with_little_of_many_is_found():
@@ -124,6 +132,11 @@ def test_what_no_units_explain_is_not_looked_at(monkeypatch):
     monkeypatch.setattr(superfluous, "map_blocks", None)
     far = spike(110, 9.0, 0)
     assert find(far, [*ALONE, *ALONE, (far, [3])]) == [False] * 4
+
+
+def test_spikes_that_its_template_does_not_match_decide_nothing():
+    """With it and without it the same is left of them."""
+    assert find(MIXTURE, [*ALONE, *ALONE, (0 * A, [3])]) == [False] * 4
 
 
 def test_a_few_spikes_decide_nothing(monkeypatch):

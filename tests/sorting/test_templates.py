@@ -212,6 +212,15 @@ def test_templates_are_silent_where_they_do_not_stand_out():
     np.testing.assert_array_equal(silence_channels(templates), expected)
 
 
+def test_the_noise_of_few_spikes_does_not_stand_out():
+    traces = make_traces(30 * 60 + 100, 20)
+    average, samples = WaveformAverage(1, 30, 20), 80 + 60 * np.arange(30)
+    average.add(sum_waveforms(traces, samples, np.zeros(30, np.float32), np.zeros(30, int), WINDOW))
+    visible = [silence_channels(average.mean(), least).any(axis=1) for least in (0.0, average.least_height())]
+    assert visible[0].sum() > 5
+    assert visible[1].sum() <= 1
+
+
 def test_what_a_few_large_spikes_leave_in_a_mean_does_not_stand_out():
     """A large spike beside one spike in fifty is no part of the template; what all spikes hold is."""
     rng = np.random.default_rng(0)
