@@ -16,8 +16,6 @@ MAX_SPIKES = 500
 """Averaged for a template, evenly spread over the recording; its noise is then under 5 % of a spike's."""
 MIN_CHANNEL_VISIBILITY = 0.5
 """A template is set to zero on channels where it stays below this height (noise units)."""
-
-
 NOISE_ERRORS, SPREAD_ERRORS = 4.0, 2.5
 """Standard errors of the mean that it must have, too: those of noise alone, and those of the spikes as they
 differ. One large spike of another unit nearby adds one of the latter, however many spikes there are."""
@@ -190,6 +188,11 @@ def average_clusters(
     run : RunParams
     on_block : callable, optional
         Called with the share that is done.
+
+    Returns
+    -------
+    WaveformAverage
+        Of at most ``MAX_SPIKES`` spikes of each cluster, evenly spread.
     """
     num_clusters = int(labels.max(initial=-1)) + 1
     rows = _spread_spikes(labels, num_clusters)
