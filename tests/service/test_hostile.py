@@ -19,7 +19,6 @@ from hostile_requests import (
     REDIRECTS,
     REQUESTS,
     ask,
-    read_status,
     send,
 )
 from hostile_table import write_table
@@ -239,13 +238,13 @@ def test_figures_do_not_grow_with_what_is_asked(server, client):
 def test_requests_beside_each_other_in_one_connection(server):
     """What follows a refused body is not taken for another request."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-        connection.sendall(ask("POST", "/sort", "Content-Length: 4", "Transfer-Encoding: chunked"))
-        connection.sendall(b"0\r\n\r\n" + ask("DELETE", "/models/mouse", key=KEYED))
-        assert read_status(connection) == 400
-        rest = b""
-        while part := connection.recv(65536):
-            rest += part
-        assert b"HTTP/1.1" not in rest
+        contradicted = ask("POST", "/sort", "Content-Length: 4", "Transfer-Encoding: chunked")
+        connection.sendall(contradicted + b"0\r\n\r\n" + ask("DELETE", "/models/mouse", key=KEYED))
+        answers = b""
+        with suppress(ConnectionResetError):  # closed before it has read what follows
+            while part := connection.recv(65536):
+                answers += part
+    assert [line.split()[1] for line in re.findall(rb"HTTP/1\.1 [^\r]*", answers)] == [b"400"]
 
 
 def test_page_shows_the_table():
