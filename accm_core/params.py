@@ -34,7 +34,7 @@ class SignalParams(_Group):
     freq_max_hz: Positive = 6000.0
     """Upper edge of the band-pass (Hz); lowered to 0.45 times the sampling frequency where that is less."""
     reference: Literal["auto", "median", "none"] = "auto"
-    """Common reference: the median over a shank's channels; auto: from 16 channels on."""
+    """Common reference: the median over a shank's channels; auto: of 16 or more if far ones share noise."""
     whiten_radius_um: Positive = 100.0
     """Channels within this distance (µm) are decorrelated from each other."""
     detect_bad_channels: bool = True

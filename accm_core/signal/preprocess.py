@@ -24,6 +24,9 @@ MAD_TO_SIGMA = 1.4826
 """Standard deviation of a Gaussian over its median absolute deviation."""
 MIN_CHANNELS_FOR_REFERENCE = 16
 """With fewer channels the median holds too much of the spikes themselves."""
+FAR_UM, MAX_SHARED = 150.0, 0.1
+"""Distance from which on channels see other neurons, and correlation from which on such channels share noise:
+less of it costs less than what a median makes of spikes that collide."""
 DEAD_SHARE, NOISY_FACTOR = 0.1, 5.0
 """Noise level, in shares of the shank's median, under and over which a channel is bad."""
 QUIET_LIMIT = 4.0
@@ -119,9 +122,33 @@ def _filter(traces: np.ndarray, bandpass: Bandpass, use_median: bool) -> np.ndar
     return filtered[margin : len(traces) - margin]
 
 
-def _wants_median(params: SignalParams, num_channels: int) -> bool:
+def _may_want_median(params: SignalParams, num_channels: int) -> bool:
     many = num_channels >= MIN_CHANNELS_FOR_REFERENCE
     return params.reference == "median" or (params.reference == "auto" and many)
+
+
+def share_noise(traces: np.ndarray, distances: np.ndarray) -> bool:
+    """Whether channels that are far from each other share noise; taken for granted where none are.
+
+    Parameters
+    ----------
+    traces : ndarray of shape (n_samples, n_channels), float32
+        Filtered.
+    distances : ndarray of shape (n_channels, n_channels)
+        µm.
+
+    Notes
+    -----
+    The correlation is that of the signs (Blomqvist 1950, Ann. Math. Stat. 21:593), which spikes hardly
+    change. A median over channels is subtracted for what they share, but holds a part of each large spike
+    too, and of two spikes at once another part than the sum of theirs: no sum of templates explains it.
+    """
+    far = distances > FAR_UM
+    if not far.any():
+        return True
+    signs = np.sign(traces - np.median(traces, axis=0)).astype(np.float32)
+    correlation = np.sin(0.5 * np.pi * (signs.T @ signs) / len(signs))
+    return bool(correlation[far].mean() > MAX_SHARED)
 
 
 def _margin(bandpass: Bandpass, use_median: bool) -> int:
@@ -138,7 +165,7 @@ def measure_preprocessor(
 ) -> Preprocessor:
     """Measure a shank's noise on some seconds spread over the recording; as ``fit_preprocessor``."""
     fs = recording.sampling_frequency
-    margin = _margin(make_bandpass(params, fs), _wants_median(params, len(channels)))
+    margin = _margin(make_bandpass(params, fs), _may_want_median(params, len(channels)))
     blocks = spread_blocks(cut_blocks(recording.segments, fs), NOISE_BLOCKS)
     raw = [read_padded(recording, b.start - margin, b.stop + margin, b.segment) for b in blocks]
     return fit_preprocessor(raw, channels, distances, params, fs, motion, blocks, device)
@@ -159,7 +186,7 @@ def fit_preprocessor(
     Parameters
     ----------
     raw_blocks : list of ndarray of shape (n_samples, n_channels_of_recording), float32
-        µV, each with the filter's margin on both sides, twice where a median is taken.
+        µV, each with the filter's margin on both sides, twice where a median may be taken.
     channels : ndarray of shape (n_channels,), int64
         The shank's channels.
     distances : ndarray of shape (n_channels, n_channels)
@@ -181,7 +208,8 @@ def fit_preprocessor(
     """
     bandpass = make_bandpass(params, sampling_frequency, device)
     filtered = [_filter(raw[:, channels], bandpass, use_median=False)[::STRIDE] for raw in raw_blocks]
-    noise_levels = measure_noise(np.concatenate(filtered))
+    thinned = np.concatenate(filtered)
+    noise_levels = measure_noise(thinned)
     is_good = find_good_channels(noise_levels) if params.detect_bad_channels else noise_levels > 0
     if not is_good.any():
         raise RecordingError(
@@ -189,15 +217,16 @@ def fit_preprocessor(
             "Check that the recording holds neural data and that its conversion is not zero."
         )
     good = channels[is_good]
-    use_median = _wants_median(params, len(good))
+    distances = distances[np.ix_(is_good, is_good)]
+    use_median = _may_want_median(params, len(good)) and (
+        params.reference == "median" or share_noise(thinned[:, is_good], distances)
+    )
     traces = [_filter(raw[:, good], bandpass, use_median) for raw in raw_blocks]
     if motion is not None:
         traces = [motion.correct(part, block) for part, block in zip(traces, blocks, strict=True)]
     thinned = np.concatenate([part[::STRIDE] for part in traces])
     noise_levels = measure_noise(thinned)
-    whitening = measure_whitening(
-        thinned, noise_levels, distances[np.ix_(is_good, is_good)], params.whiten_radius_um
-    )
+    whitening = measure_whitening(thinned, noise_levels, distances, params.whiten_radius_um)
     autocovariance = measure_autocovariance(traces, whitening)
     return Preprocessor(
         bandpass, good, channels[~is_good], use_median, noise_levels, whitening, autocovariance, motion

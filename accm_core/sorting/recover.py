@@ -66,9 +66,10 @@ def recover_spikes(
         In order of time, ``sample_index`` counted in the recording.
     average : WaveformAverage
         Of some of each unit's spikes: those without an overlap and with a high probability, if any. Of
-        whitened waveforms, and for a unit that has hardly any of these and a template too large for its
-        spikes, it is that of all with a high probability, the spikes that they overlap with taken out:
-        a template made of collisions would stay one.
+        whitened waveforms, all other spikes are taken out, as those of units elsewhere on the probe that
+        fire at the same time would become part of the template; and for a unit that has hardly any without
+        an overlap and a template too large for its spikes, it is that of all with a high probability: a
+        template made of collisions would stay one.
     """
     refractory = to_samples(params.refractory_ms, recording.sampling_frequency)
     window = Window(bank.num_before, bank.num_samples)
@@ -83,14 +84,13 @@ def recover_spikes(
         inside = (found.sample_index >= margin) & (found.sample_index < len(traces) - margin)
         sure = inside & (found.probability > MIN_PROBABILITY)
         lone = found.select(first_of_each(found.unit_index, sure & find_clean(found, local), quota))
-        sums = sum_waveforms(
-            traces if whitened else filtered, lone.sample_index, lone.offset, lone.unit_index, window
-        )
         kept = found.select(inside).move(block.start - margin)
         if not whitened:
+            sums = sum_waveforms(filtered, lone.sample_index, lone.offset, lone.unit_index, window)
             return kept, sums, None
         usual = found.select(first_of_each(found.unit_index, sure & find_usual(found), quota))
-        return kept, sums, _sum_unmixed(traces, found, usual, local, window)
+        left = traces - rebuild(found, local, len(traces))
+        return kept, _sum_unmixed(left, lone, local, window), _sum_unmixed(left, usual, local, window)
 
     average, unmixed = (
         WaveformAverage(len(bank.energy), bank.num_samples, len(preprocessor.channels)) for _ in range(2)
@@ -172,12 +172,10 @@ def find_oversized(templates: np.ndarray, lone: WaveformAverage, unmixed: Wavefo
     return np.asarray(is_rare & is_alike & (shared < MAX_SHRINKAGE * energy))
 
 
-def _sum_unmixed(
-    traces: np.ndarray, found: Matches, wanted: Matches, bank: TemplateBank, window: Window
-) -> WaveformSums:
+def _sum_unmixed(left: np.ndarray, wanted: Matches, bank: TemplateBank, window: Window) -> WaveformSums:
     """Sum the waveforms of the wanted spikes, all others that were found taken out."""
     return sum_waveforms(
-        traces - rebuild(found, bank, len(traces)),
+        left,
         wanted.sample_index,
         wanted.offset,
         wanted.unit_index,

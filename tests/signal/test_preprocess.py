@@ -168,12 +168,24 @@ def test_constant_channels_alone_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("num_channels", "reference", "expected"),
-    [(15, "auto", False), (16, "auto", True), (4, "median", True), (32, "none", False)],
+    ("num_channels", "pitch", "shared", "reference", "expected"),
+    [
+        (16, 40, 0.5, "auto", True),
+        (16, 40, 0.2, "auto", False),  # far channels share 4 % of their noise
+        (16, 9, 0.0, "auto", True),  # no two of them are far from each other
+        (15, 40, 0.5, "auto", False),
+        (4, 40, 0.0, "median", True),
+        (32, 40, 0.5, "none", False),
+    ],
 )
-def test_when_the_median_is_subtracted(num_channels, reference, expected):
-    raw, far = correlated_noise(9000, num_channels), 1000 * (1 - np.eye(num_channels))
-    assert fit([raw], distances=far, reference=reference).use_median is expected
+def test_when_the_median_is_subtracted(num_channels, pitch, shared, reference, expected):
+    rng = np.random.default_rng(0)
+    raw = rng.normal(0, 8, (60_000, num_channels)) + shared * rng.normal(0, 8, (60_000, 1))
+    raw[::300, : num_channels // 2] -= 400  # large spikes on half of the channels are not shared noise
+    line = np.column_stack([np.zeros(num_channels), pitch * np.arange(num_channels)])
+    distances = channel_distances(line, has_geometry=True)
+    fitted = fit([raw.astype(np.float32)], distances=distances, reference=reference)
+    assert fitted.use_median is expected
 
 
 def test_the_reference_removes_what_all_channels_share():
