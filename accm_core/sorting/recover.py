@@ -66,10 +66,10 @@ def recover_spikes(
         In order of time, ``sample_index`` counted in the recording.
     average : WaveformAverage
         Of some of each unit's spikes: those without an overlap and with a high probability, if any. Of
-        whitened waveforms, all other spikes are taken out, as those of units elsewhere on the probe that
-        fire at the same time would become part of the template; and for a unit that has hardly any without
-        an overlap and a template too large for its spikes, it is that of all with a high probability: a
-        template made of collisions would stay one.
+        whitened waveforms, all other spikes are taken out where some units do not touch each other, as
+        those that fire at the same time elsewhere on the probe would become part of the template; and for
+        a unit that has hardly any without an overlap and a template too large for its spikes, it is that of
+        all with a high probability: a template made of collisions would stay one.
     """
     refractory = to_samples(params.refractory_ms, recording.sampling_frequency)
     window = Window(bank.num_before, bank.num_samples)
@@ -86,11 +86,12 @@ def recover_spikes(
         lone = found.select(first_of_each(found.unit_index, sure & find_clean(found, local), quota))
         kept = found.select(inside).move(block.start - margin)
         if not whitened:
-            sums = sum_waveforms(filtered, lone.sample_index, lone.offset, lone.unit_index, window)
-            return kept, sums, None
+            return kept, _sum_alone(filtered, lone, window), None
         usual = found.select(first_of_each(found.unit_index, sure & find_usual(found), quota))
         left = traces - rebuild(found, local, len(traces))
-        return kept, _sum_unmixed(left, lone, local, window), _sum_unmixed(left, usual, local, window)
+        touch = bool((local.pair_row >= 0).all())
+        sums = _sum_alone(traces, lone, window) if touch else _sum_unmixed(left, lone, local, window)
+        return kept, sums, _sum_unmixed(left, usual, local, window)
 
     average, unmixed = (
         WaveformAverage(len(bank.energy), bank.num_samples, len(preprocessor.channels)) for _ in range(2)
@@ -170,6 +171,11 @@ def find_oversized(templates: np.ndarray, lone: WaveformAverage, unmixed: Wavefo
     is_rare = (lone.counts <= MAX_LONE) & (lone.counts < MAX_LONE_SHARE * unmixed.counts)
     is_alike = shared > MIN_LIKENESS * np.sqrt(energy * np.einsum("utc,utc->u", means, means))
     return np.asarray(is_rare & is_alike & (shared < MAX_SHRINKAGE * energy))
+
+
+def _sum_alone(traces: np.ndarray, wanted: Matches, window: Window) -> WaveformSums:
+    """Sum the waveforms of the wanted spikes as they are."""
+    return sum_waveforms(traces, wanted.sample_index, wanted.offset, wanted.unit_index, window)
 
 
 def _sum_unmixed(left: np.ndarray, wanted: Matches, bank: TemplateBank, window: Window) -> WaveformSums:
