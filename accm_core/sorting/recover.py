@@ -69,7 +69,7 @@ def recover_spikes(
         whitened waveforms, all other spikes are taken out where some units do not touch each other, as
         those that fire at the same time elsewhere on the probe would become part of the template; and for
         a unit that has hardly any without an overlap and a template too large for its spikes, it is that of
-        all with a high probability: a template made of collisions would stay one.
+        all with a high probability, of whatever size: a template made of collisions would stay one.
     """
     refractory = to_samples(params.refractory_ms, recording.sampling_frequency)
     window = Window(bank.num_before, bank.num_samples)
@@ -87,11 +87,11 @@ def recover_spikes(
         kept = found.select(inside).move(block.start - margin)
         if not whitened:
             return kept, _sum_alone(filtered, lone, window), None
-        usual = found.select(first_of_each(found.unit_index, sure & find_usual(found), quota))
+        some = found.select(first_of_each(found.unit_index, sure, quota))
         left = traces - rebuild(found, local, len(traces))
         touch = bool((local.pair_row >= 0).all())
         sums = _sum_alone(traces, lone, window) if touch else _sum_unmixed(left, lone, local, window)
-        return kept, sums, _sum_unmixed(left, usual, local, window)
+        return kept, sums, _sum_unmixed(left, some, local, window)
 
     average, unmixed = (
         WaveformAverage(len(bank.energy), bank.num_samples, len(preprocessor.channels)) for _ in range(2)
@@ -143,12 +143,8 @@ def measure_scale_std(matches: Matches, bank: TemplateBank, params: MatchParams)
 
 def find_clean(matches: Matches, bank: TemplateBank) -> np.ndarray:
     """Mask of the spikes of usual size without another one within a template's length, (n,), bool."""
-    return find_usual(matches) & ~find_overlaps(matches, bank, bank.num_samples)
-
-
-def find_usual(matches: Matches) -> np.ndarray:
-    """Mask of the spikes of usual size, (n,), bool."""
-    return np.abs(matches.scale - 1) < MAX_DEVIATION
+    usual: np.ndarray = np.abs(matches.scale - 1) < MAX_DEVIATION
+    return usual & ~find_overlaps(matches, bank, bank.num_samples)
 
 
 def find_oversized(templates: np.ndarray, lone: WaveformAverage, unmixed: WaveformAverage) -> np.ndarray:

@@ -175,22 +175,28 @@ def crowded():
     session = make_session(
         [spike_ for at in range(300, 3 * FS - 300, 120) for spike_ in ((at, 0), (at + 4 + at % 7, 1))]
     )
-    mixed = session.bank.templates.copy()
-    mixed[1] = 1.25 * (mixed[1] + 0.1 * mixed[0])
-    bank = build_bank(mixed, NUM_BEFORE, session.preprocessor.autocovariance, np.full(3, 0.3))
-    return replace(session, bank=bank), session.bank.templates[1]
+
+    def mix(size):
+        mixed = session.bank.templates.copy()
+        mixed[1] = size * (mixed[1] + 0.1 * mixed[0])
+        bank = build_bank(mixed, NUM_BEFORE, session.preprocessor.autocovariance, np.full(3, 0.3))
+        return replace(session, bank=bank), session.bank.templates[1]
+
+    return mix
 
 
-def test_a_template_of_collisions_is_made_anew_of_what_is_left_of_its_spikes(crowded):
-    session, expected = crowded
-    _, average = recover(session, whitened=True)
+@pytest.mark.parametrize("size", [1.25, 1.8])
+def test_a_template_of_collisions_is_made_anew_of_what_is_left_of_its_spikes(crowded, size):
+    session, expected = crowded(size)
+    matches, average = recover(session, whitened=True)
+    assert np.median(matches.scale[matches.unit_index == 1]) == pytest.approx(1 / size, abs=0.1)
     assert average.counts[1] > 100
     before, after = (np.linalg.norm(t - expected) for t in (session.bank.templates[1], average.mean()[1]))
     assert after < 0.6 * before
 
 
 def test_in_microvolts_only_spikes_that_are_alone_are_averaged(crowded):
-    _, average = recover(crowded[0])
+    _, average = recover(crowded(1.25)[0])
     assert average.counts[1] == 0
 
 
