@@ -17,7 +17,7 @@ from sklearn.decomposition import PCA
 from accm_core import pipeline
 from accm_core.learning.encoder import EncoderConfig
 from accm_core.params import validate_params
-from accm_core.signal import survey
+from accm_core.signal import preprocess, survey
 from accm_core.signal.matched import MatchedFilter
 from accm_core.signal.preprocess import Preprocessor
 from accm_core.sorting import match, track
@@ -183,6 +183,10 @@ ABLATIONS = {
     "accm-no-collisions": Ablation(
         "no collisions among the views while adapting (the shipped weights have seen some)",
         {"learn": {"collision_share": 0.0}},
+    ),
+    "accm-always-median": Ablation(
+        "a median over 16 channels or more is subtracted, whether or not far ones share noise",
+        make_patches=_replace(preprocess, "share_noise", lambda *_: True),
     ),
     "accm-no-matched-filter": Ablation(
         "peaks of the whitened traces themselves",

@@ -67,11 +67,11 @@ class Inference:
 
     Notes
     -----
-    Snippets are what a sort cuts: traces band-passed, with the common median taken off, whitened, in units
-    of the noise, and cut with the peak at sample ``num_before`` of the model's window, at its sampling
-    frequency (in the card: ``num_before``, ``architecture.num_samples``, ``sampling_frequency``). While one
-    batch computes, what comes from other callers collects for the next. Torch is imported with the first
-    call.
+    Snippets are what a sort cuts: traces band-passed, with the common median taken off where far channels
+    share noise, whitened, in units of the noise, and cut with the peak at sample ``num_before`` of the
+    model's window, at its sampling frequency (in the card: ``num_before``, ``architecture.num_samples``,
+    ``sampling_frequency``). While one batch computes, what comes from other callers collects for the next.
+    Torch is imported with the first call.
     """
 
     def __init__(self, device: str) -> None:
