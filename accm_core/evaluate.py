@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from accm_core.errors import ParamsError
+from accm_core.simulation.nwb import BACKGROUND_PATH
 
 MATCH_MS = 0.4  # spikes nearer than this are the same (SpikeInterface's default)
+MIN_AGREEMENT = 0.2  # agreement from which on a found unit is a cell of the background, as it is a true unit
 WELL_DETECTED = 0.8  # accuracy from which a unit counts as well detected (SpikeInterface's default)
 OVERLAP_MS = 1.0  # a spike overlaps when another unit fires within this time
 OVERLAP_UM = 100.0  # and lies within this distance
@@ -37,7 +39,10 @@ class Evaluation:
         Whether only units within 100 µm count as overlapping; False when positions are unknown, and all do.
     found_units : int
     false_names : tuple of str or None
-        Found units that match no true one; None where the truth does not hold all units.
+        Found units that match no true one and no cell of the background; None where the truth does not hold
+        all units.
+    background_names : tuple of str
+        Found units that match a cell of the background: right, though nobody asked for it.
     redundant_names : tuple of str
         Found units that share a true unit with a better one.
     overlap_share : float
@@ -57,6 +62,7 @@ class Evaluation:
     is_overlap_known_by_place: bool
     found_units: int
     false_names: tuple[str, ...] | None
+    background_names: tuple[str, ...]
     redundant_names: tuple[str, ...]
     overlap_share: float
     total_overlap_recall: float
@@ -89,6 +95,7 @@ class Evaluation:
             "found_units": self.found_units,
             "well_detected": self.well_detected,
             "false_units": false_units,
+            "background_units": len(self.background_names),
             "redundant_units": len(self.redundant_names),
             "accuracy": _plain(_mean(self.accuracy)),
             "precision": _plain(_mean(self.precision)),
@@ -97,6 +104,7 @@ class Evaluation:
             "isolated_recall": _plain(self.total_isolated_recall),
             "overlap_share": _plain(self.overlap_share),
             "false_names": None if self.false_names is None else list(self.false_names),
+            "background_names": list(self.background_names),
             "redundant_names": list(self.redundant_names),
             "units": units,
         }
@@ -131,6 +139,7 @@ class Evaluation:
             f"well detected  {self.well_detected} of {len(self.recall)} (accuracy {WELL_DETECTED:g} or more)",
             f"found          {self.found_units}",
             f"false          {false_units}",
+            f"background     {len(self.background_names)} (cells too small to count on)",
             f"redundant      {len(self.redundant_names)}",
             f"overlapping    {_percent(self.overlap_share)} of the true spikes",
         ]
@@ -144,6 +153,7 @@ def evaluate(
     sampling_frequency: float | None = None,
     unit_locations: Mapping[str, Sequence[float]] | None = None,
     exhaustive: bool | None = None,
+    background_trains: Trains | None = None,
 ) -> Evaluation:
     """Compare the units that were found with the true ones.
 
@@ -159,6 +169,10 @@ def evaluate(
     exhaustive : bool, optional
         Whether the truth holds all units, so that a unit matching none of them is false; when None it
         does, but for the truth of a hybrid recording.
+    background_trains : mapping of str to ndarray, or path, optional
+        As the others, of cells too small to count on: a found unit that agrees with one of them
+        (TP / (TP + FP + FN) of at least 0.2) is not false. When None, what `accm_core.write_simulation`
+        has put beside the truth.
 
     Returns
     -------
@@ -179,15 +193,22 @@ def evaluate(
     """
     truth, rate, places, is_whole = _read_truth(true_trains)
     found, found_rate = _read_found(sorted_trains)
+    if background_trains is None:
+        background = _read_background(true_trains)
+    else:
+        background, _ = _read_found(background_trains)
     rate = sampling_frequency or rate or found_rate or DEFAULT_SAMPLING_FREQUENCY
     names, found_names = tuple(truth), tuple(found)
     locations = _locations(names, places if unit_locations is None else unit_locations)
-    everything = [np.asarray(t, np.float64) for t in (*truth.values(), *found.values())]
+    everything = [np.asarray(t, np.float64) for t in (*truth.values(), *found.values(), *background.values())]
     # sample counts from the first spike on, so that a late clock needs no large numbers
     origin = min((float(t.min()) for t in everything if len(t)), default=0.0)
     samples = [np.rint((np.sort(t) - origin) * rate).astype(np.int64) for t in everything]
-    true_samples, found_samples = samples[: len(names)], samples[len(names) :]
+    num_trains = len(names) + len(found_names)
+    true_samples, found_samples = samples[: len(names)], samples[len(names) : num_trains]
     scores, match, false_rows, redundant_rows = _compare(true_samples, found_samples, rate)
+    background_rows = _find_background(false_rows, found_samples, samples[num_trains:], rate)
+    false_rows = [row for row in false_rows if row not in background_rows]
     overlaps = _find_overlaps(true_samples, locations, rate)
     hits = [
         _hits(train, found_samples[match[k]] if match[k] >= 0 else train[:0], rate)
@@ -209,6 +230,7 @@ def evaluate(
         is_overlap_known_by_place=locations is not None,
         found_units=len(found_names),
         false_names=tuple(found_names[k] for k in false_rows) if exhaustive else None,
+        background_names=tuple(found_names[k] for k in background_rows),
         redundant_names=tuple(found_names[k] for k in redundant_rows),
         overlap_share=_mean(all_overlaps),
         total_overlap_recall=_mean(all_hits[all_overlaps]),
@@ -250,6 +272,21 @@ def _read_truth(
     return truth, rate, dict(zip(truth, places.tolist(), strict=True)), is_whole
 
 
+def _read_background(true_trains: Trains) -> Mapping[str, np.ndarray]:
+    """Trains of the background's cells beside the truth; none where there are none."""
+    if isinstance(true_trains, Mapping):
+        return {}
+    from accm_core.io.nwb_file import OpenNwb
+    from accm_core.io.nwb_units import read_spike_trains
+
+    _, module, name = BACKGROUND_PATH.split("/")
+    with OpenNwb(true_trains) as opened:
+        processing = opened.nwbfile.processing
+        if module not in processing or name not in processing[module].data_interfaces:
+            return {}
+    return read_spike_trains(true_trains, BACKGROUND_PATH)
+
+
 def _locations(names: tuple[str, ...], places: Mapping[str, Sequence[float]] | None) -> np.ndarray | None:
     if places is None:
         return None
@@ -283,6 +320,27 @@ def _compare(
     match = np.array([comparison.hungarian_match_12[k] for k in range(num_true)], dtype=np.int64)
     false_rows = [int(k) for k in comparison.get_false_positive_units()]
     return np.nan_to_num(scores), match, false_rows, [int(k) for k in comparison.get_redundant_units()]
+
+
+def _find_background(
+    rows: list[int],
+    found_samples: list[np.ndarray],
+    background_samples: list[np.ndarray],
+    sampling_frequency: float,
+) -> list[int]:
+    """Those of the found ``rows`` that agree with a cell of the background."""
+    if not rows or not background_samples:
+        return []
+    from spikeinterface.comparison import compare_two_sorters
+    from spikeinterface.core import NumpySorting
+
+    found, background = (
+        NumpySorting.from_unit_dict([trains], sampling_frequency)
+        for trains in ({row: found_samples[row] for row in rows}, dict(enumerate(background_samples)))
+    )
+    agreement = compare_two_sorters(found, background, delta_time=MATCH_MS).agreement_scores
+    best = agreement.to_numpy(np.float64).max(axis=1)
+    return [int(row) for row, score in zip(agreement.index, best, strict=True) if score >= MIN_AGREEMENT]
 
 
 def _find_overlaps(

@@ -112,6 +112,24 @@ def test_nothing_found_and_nothing_true():
         assert "well detected" in str(result)
 
 
+def test_a_cell_of_the_background_is_no_false_unit():
+    truth, cell = {"a": make_train(0)}, make_train(1) + 3e-3
+    elsewhere = make_train(2) + 6e-3
+    found = {
+        "a": truth["a"],
+        "cell": np.concatenate([cell[:80], elsewhere[:120]]),  # agreement 80 of 320
+        "hardly": np.concatenate([cell[80:150], elsewhere[120:]]),  # 70 of 280
+        "few": np.concatenate([cell[150:], elsewhere[:150] + 2e-3]),  # 50 of 350
+    }
+    result = evaluate(found, truth, background_trains={"x": elsewhere + 1.5e-3, "y": cell})
+    assert result.background_names == ("cell", "hardly")
+    assert result.false_names == ("few",)
+    assert result.to_dict()["background_units"] == 2
+    assert "background     2 (cells too small to count on)" in str(result).splitlines()
+    assert evaluate(found, truth).false_names == ("cell", "hardly", "few")
+    assert evaluate(found, {}, background_trains=truth).background_names == ("a",)
+
+
 def test_table_and_dict_say_the_same():
     truth = {"u one": make_train(0), "u two": make_train(1) + 3e-3}
     result = evaluate({"7": truth["u one"][:100]}, truth, exhaustive=False)

@@ -328,6 +328,26 @@ def test_files_round_trip(tmp_path):
         write_simulation(tmp_path / "no" / "a.nwb", recording, truth)
 
 
+def test_background_cells_lie_beside_the_truth(tmp_path):
+    recording, truth = simulate(probe="tetrode", duration_s=20.5, num_units=1, lfp_uV=0.0, seed=1)
+    beside = write_simulation(tmp_path / "a.nwb", recording, truth)
+    assert list(read_spike_trains(beside)) == ["0"]
+    trains = read_spike_trains(beside, "processing/ecephys/background")
+    cells = recording.background.cells
+    assert len(trains) == len(cells.channels) == 38
+    shape = cells.templates()[7]
+    num_before = cells.num_before
+    traces = recording.get_traces(0, recording.num_samples)
+    samples = np.rint(trains["7"] * FS).astype(int)
+    around = [traces[s - num_before : s - num_before + len(shape)] for s in samples if num_before < s < 20 * FS]
+    mean = np.mean(around, axis=0)
+    assert (mean * shape).sum() == pytest.approx((shape**2).sum(), rel=0.25)
+    found = {"unit": truth.trains()["0"], "cell": trains["7"], "wrong": trains["7"] + 5e-3}
+    result = evaluate(found, beside)
+    assert (result.false_names, result.background_names) == (("wrong",), ("cell",))
+    assert evaluate(found, truth.trains()).false_names == ("cell", "wrong")
+
+
 def test_file_without_units(tmp_path):
     recording, truth = simulate(probe="tetrode", duration_s=1, num_units=0, seed=1)
     beside = write_simulation(tmp_path / "noise.nwb", recording, truth)

@@ -14,6 +14,7 @@ from accm_core.types import ProgressCallback
 
 if TYPE_CHECKING:
     from pynwb import NWBFile
+    from pynwb.misc import Units
 
     from accm_core.simulation.recording import GroundTruth, SimulatedRecording
 
@@ -23,6 +24,8 @@ HEADROOM = 1.5  # what was not looked at may be this much larger than what was
 LOOKED_AT = 8  # seconds of a real recording, to find its range
 SESSION_START = datetime(2020, 1, 1, tzinfo=timezone.utc)  # noqa: UP017  any will do; the same bytes each time
 CHUNK_CHANNELS = 64
+BACKGROUND_MODULE, BACKGROUND_NAME = "ecephys", "background"  # of the cells too small to count on
+BACKGROUND_PATH = f"processing/{BACKGROUND_MODULE}/{BACKGROUND_NAME}"
 NO_SPECIES = "http://purl.obolibrary.org/obo/NCBITaxon_32644"  # "unidentified"
 
 
@@ -57,7 +60,8 @@ def write_simulation(
     Returns
     -------
     Path
-        The file with the units, `truth_path` of the first.
+        The file with the units, `truth_path` of the first; the cells of a simulation's background are
+        in `BACKGROUND_PATH` there.
 
     Raises
     ------
@@ -207,12 +211,8 @@ def _add_electrodes(nwbfile: "NWBFile", recording: "SimulatedRecording") -> Any:
 
 
 def _write_truth(path: Path, identifier: str, recording: "SimulatedRecording", truth: "GroundTruth") -> None:
-    from hdmf.common import VectorData, VectorIndex
     from pynwb import NWBHDF5IO
-    from pynwb.misc import Units
 
-    order = np.lexsort((truth.spike_times, truth.unit_index))
-    counts = np.bincount(truth.unit_index, minlength=len(truth.unit_names))
     table = {
         "unit_name": ("name of the unit", np.array(truth.unit_names, dtype=object)),
         "peak_amplitude": ("trough of the mean waveform on the main channel (µV)", truth.peak_amplitude_uV),
@@ -222,21 +222,35 @@ def _write_truth(path: Path, identifier: str, recording: "SimulatedRecording", t
         x, y = truth.main_channel_locations.T
         table["rel_x"] = ("position of the main channel across the probe (µm)", x)
         table["rel_y"] = ("position of the main channel along the probe (µm)", y)
-    columns = [VectorData(name=name, description=what, data=data) for name, (what, data) in table.items()]
-    times = VectorData(
-        name="spike_times", description="times of the spikes (s)", data=truth.spike_times[order]
-    )
-    ends = np.cumsum(counts).astype(np.uint64)
-    columns += [times, VectorIndex(name="spike_times_index", data=ends, target=times)]
     # `evaluate` reads from the description that the session has other units too
     what = "all units" if recording.parent is None else "injected units; the session has its own besides"
     nwbfile = _new_session(identifier, recording)
-    nwbfile.units = Units(
-        name="units",
-        description=what,
-        id=np.arange(len(truth.unit_names)),
-        columns=columns,
-        resolution=1.0 / recording.sampling_frequency,
-    )
+    resolution = 1.0 / recording.sampling_frequency
+    nwbfile.units = _make_units("units", what, truth.trains(), resolution, table)
+    background = recording.background_trains()
+    if background:
+        module = nwbfile.create_processing_module(BACKGROUND_MODULE, "what need not be found")
+        what = "cells too small to count on; to find one is no fault"
+        module.add(_make_units(BACKGROUND_NAME, what, background, resolution))
     with NWBHDF5IO(path, "w") as io:
         io.write(nwbfile)
+
+
+def _make_units(
+    name: str,
+    description: str,
+    trains: dict[str, np.ndarray],
+    resolution: float,
+    table: dict[str, tuple[str, np.ndarray]] | None = None,
+) -> "Units":
+    """Units with their spike times (s) and the columns of ``table``: description and values by name."""
+    from hdmf.common import VectorData, VectorIndex
+    from pynwb.misc import Units
+
+    columns = [VectorData(name=k, description=what, data=data) for k, (what, data) in (table or {}).items()]
+    spikes = np.concatenate([*(np.sort(train) for train in trains.values()), np.zeros(0)])
+    times = VectorData(name="spike_times", description="times of the spikes (s)", data=spikes)
+    ends = np.cumsum([len(train) for train in trains.values()]).astype(np.uint64)
+    columns += [times, VectorIndex(name="spike_times_index", data=ends, target=times)]
+    ids = np.arange(len(trains))
+    return Units(name=name, description=description, id=ids, columns=columns, resolution=resolution)

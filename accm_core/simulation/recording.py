@@ -98,6 +98,20 @@ class SimulatedRecording:
             **geometry,
         )
 
+    def background_trains(self) -> dict[str, np.ndarray]:
+        """Spike times of each background cell, in seconds on the session clock; empty where there is none."""
+        if self.background is None:
+            return {}
+        length, rate = self._block_samples, self.sampling_frequency
+        blocks = [
+            self.background.trains(self.seed, block, length, rate)
+            for block in range(-(-self.num_samples // length))
+        ]
+        time, unit = (np.concatenate([getattr(b, name) for b in blocks]) for name in ("time", "unit"))
+        is_inside = time < self.num_samples
+        time, unit = time[is_inside] / rate, unit[is_inside]
+        return {str(cell): time[unit == cell] for cell in range(len(self.background.rates_hz))}
+
     @property
     def _block_samples(self) -> int:
         return round(BLOCK_S * self.sampling_frequency)
