@@ -146,8 +146,8 @@ class MatchParams(_Group):
     """Template after the peak (ms)."""
     threshold: Annotated[float, Field(ge=2, le=50)] = 4.2
     """Least signal-to-noise ratio of a match."""
-    max_missing: Share = 0.2
-    """Largest share of a unit's spikes under the threshold, as those above it tell."""
+    min_accuracy: Share = 0.5
+    """Least accuracy to be expected of a unit, as sizes tell its spikes from far neurons'."""
     min_peak: Annotated[float, Field(ge=0, le=50)] = 3.0
     """Least height of a unit's template on its main channel, in noise levels."""
     scale_std: Annotated[float, Field(ge=0.05, le=1)] = 0.1

@@ -29,13 +29,13 @@ from accm_core.sorting.match import MIN_CHANNELS_TO_TELL, TemplateBank, build_ba
 from accm_core.sorting.merge import merge_clusters, merge_duplicates, merge_pieces
 from accm_core.sorting.prune import (
     find_crowds,
-    find_cut_off,
     find_echoes,
     find_far_spikes,
     find_low,
     find_misfits,
     find_piled,
     find_rare,
+    find_restless,
     find_sums,
 )
 from accm_core.sorting.recover import measure_scale_std, recover_spikes
@@ -258,12 +258,13 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     sizes = judge_sizes(
         matches, bank, energy, bank.energy[None] if moving is None else moving.energy_over_time, params.match
     )
-    cut_off = find_cut_off(
-        matches, bank, energy, sizes.accuracy, params.match, num_samples=num_observed, sampling_frequency=fs
+    unsure = sizes.accuracy < params.match.min_accuracy
+    restless = find_restless(
+        matches, bank, energy, params.match, num_samples=num_observed, sampling_frequency=fs
     )
     matches = matches.select(~find_piled(matches, sizes.own, len(bank.energy), num_observed, fs))
     rare = find_rare(matches, names, params.cluster.min_size)
-    is_unit = ~(low | rare | crowds | misfits | echoes | cut_off)
+    is_unit = ~(low | rare | crowds | misfits | echoes | unsure | restless)
     matches = matches if moving is None else moving.rescale(matches)
     logger.info("%d units of %d templates", is_unit.sum(), len(is_unit))
     if not is_unit.any():

@@ -106,8 +106,9 @@ def _keep_clusters() -> Patches:
         patch.object(pipeline, "_split_templates", _leave),
         patch.object(pipeline, "_find_drift", lambda *_: None),
         patch.object(pipeline, "recover_spikes", recover),
-        # peaks have no size that it could judge
-        patch.object(pipeline, "find_cut_off", _find_none),
+        # peaks have no size that these could judge
+        patch.object(pipeline, "judge_sizes", _judge_nothing),
+        patch.object(pipeline, "find_restless", _find_none),
     )
 
 
@@ -142,13 +143,9 @@ def _find_none(*arguments: object, **_: object) -> np.ndarray:
     return np.zeros(len(bank.energy), dtype=bool)
 
 
-def _judge_nothing() -> Patches:
-    """All spikes are their unit's own, and no unit is clear of far neurons."""
-
-    def judge(matches: Matches, bank: match.TemplateBank, *_: object) -> Sizes:
-        return Sizes(np.ones(len(matches)), np.zeros(len(bank.energy)))
-
-    return (patch.object(pipeline, "judge_sizes", judge), patch.object(track, "judge_sizes", judge))
+def _judge_nothing(matches: Matches, bank: match.TemplateBank, *_: object) -> Sizes:
+    """All spikes are their unit's own."""
+    return Sizes(np.ones(len(matches)), np.ones(len(bank.energy)))
 
 
 def _find_no_spikes(matches: Matches, *_: object) -> np.ndarray:
@@ -226,16 +223,17 @@ ABLATIONS = {
         "units that are the ends of larger units' templates stay",
         make_patches=_replace(pipeline, "find_echoes", _find_none),
     ),
-    "accm-no-cut-off": Ablation(
-        "units of which much seems to lie under the threshold stay",
-        make_patches=_replace(pipeline, "find_cut_off", _find_none),
+    "accm-no-least-accuracy": Ablation(
+        "units of which hardly half is to be expected right stay", {"match": {"min_accuracy": 0.0}}
     ),
     "accm-no-drift": Ablation(
         "drift is neither corrected nor followed", {"motion": {"correct": "off"}}, in_drift=True
     ),
     "accm-no-sizes": Ablation(
         "far neurons' spikes are not told from a unit's own by all sizes together",
-        make_patches=_judge_nothing,
+        make_patches=lambda: tuple(
+            patch.object(module, "judge_sizes", _judge_nothing) for module in (pipeline, track)
+        ),
         in_drift=True,
     ),
     "accm-no-pieces": Ablation(

@@ -14,6 +14,7 @@ from accm_core.params import SorterParams, validate_params
 from accm_core.pipeline import STAGES, find_device, sort
 from accm_core.simulate import simulate
 from accm_core.sorting.drifting import Drift
+from accm_core.sorting.sizes import judge_sizes
 from accm_core.types import ArrayRecording, Segment
 
 FS = 30_000
@@ -264,11 +265,24 @@ def test_too_few_peaks_are_said():
     assert found.provenance["warnings"] == ["No units on shank 0: only 0 peaks found."]
 
 
-@pytest.mark.parametrize("test", ["low", "rare", "crowds", "misfits", "echoes", "cut_off"])
+@pytest.mark.parametrize("test", ["low", "rare", "crowds", "misfits", "echoes", "restless"])
 def test_what_a_test_finds_to_be_no_unit_is_not_reported(short, monkeypatch, test):
     find = getattr(pipeline, f"find_{test}")
     monkeypatch.setattr(pipeline, f"find_{test}", lambda *a, **k: np.ones_like(find(*a, **k)))
     assert sort(short[0], make_params()).num_units == 0
+
+
+def test_units_that_are_expected_less_accurate_than_asked_are_not_reported(short, monkeypatch):
+    def judge(*arguments):
+        sizes = judge_sizes(*arguments)
+        return replace(sizes, accuracy=0.6 + 0.1 * (np.arange(len(sizes.accuracy)) > 0))
+
+    whole = sort(short[0], make_params()).num_units
+    monkeypatch.setattr(pipeline, "judge_sizes", judge)
+    found = [
+        sort(short[0], make_params(match={"min_accuracy": least})).num_units for least in (0.6, 0.65, 0.71)
+    ]
+    assert found == [whole, whole - 1, 0]
 
 
 def test_shanks_are_sorted_apart(short):

@@ -339,7 +339,9 @@ def test_background_cells_lie_beside_the_truth(tmp_path):
     num_before = cells.num_before
     traces = recording.get_traces(0, recording.num_samples)
     samples = np.rint(trains["7"] * FS).astype(int)
-    around = [traces[s - num_before : s - num_before + len(shape)] for s in samples if num_before < s < 20 * FS]
+    around = [
+        traces[s - num_before : s - num_before + len(shape)] for s in samples if num_before < s < 20 * FS
+    ]
     mean = np.mean(around, axis=0)
     assert (mean * shape).sum() == pytest.approx((shape**2).sum(), rel=0.25)
     found = {"unit": truth.trains()["0"], "cell": trains["7"], "wrong": trains["7"] + 5e-3}

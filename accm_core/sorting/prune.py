@@ -1,11 +1,10 @@
-"""Find templates that are no unit (low, rare, sums, crowds, misfits, echoes, cut off), and far spikes."""
+"""Find templates that are no unit (low, rare, sums, crowds, misfits, echoes, restless), and far spikes."""
 
 from collections.abc import Sequence
 
 import numba
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
-from scipy.special import pdtr, pdtrc
+from scipy.special import pdtrc
 
 from accm_core.params import MatchParams, to_samples
 from accm_core.sorting.cluster import measure_bimodality
@@ -18,13 +17,8 @@ EXPLAINED = 0.96
 """Share of a template's energy that two other units must explain for it to be their sum."""
 MAX_CLOSE_RATIO, MAX_CLOSE_SHARE, MIN_CLOSE = 2.0, 0.05, 20
 """Intervals under ``ISI_THRESHOLD_S`` of a crowd: over what unrelated spikes give, of all, and at least."""
-SIZE_STEP, SIZE_STEPS, FAR_ABOVE = 0.1, 3, 3.0
-"""Histogram of sizes that tells how many spikes lie under the threshold: its step (noise levels), over how
-many steps it is smoothed, and height of its middle (noise levels) from which on hardly any do."""
-CLEAR_ACCURACY = 0.85
-"""Accuracy from which on a unit's own spikes stand out from far neurons'."""
-MAX_CHANCE = 1e-4
-"""Probability under which it is not by chance that a unit rests after its spikes."""
+FAR_ABOVE = 3.0
+"""Noise levels above the threshold from which on a unit is no small one."""
 MAX_RESTLESS, RESTLESS_CHANCE = 0.5, 1e-3
 """Intervals within the refractory time, in shares of what unrelated spikes give, that no neuron reaches, and
 probability under which it is not by chance that a unit has more."""
@@ -64,20 +58,16 @@ def find_low(mean: np.ndarray, noise_levels: np.ndarray, min_peak: float) -> np.
     return (heights > 0) & (heights < min_peak)
 
 
-def find_cut_off(
+def find_restless(
     matches: Matches,
     bank: TemplateBank,
     energy: np.ndarray,
-    accuracy: np.ndarray,
     params: MatchParams,
     *,
     num_samples: int,
     sampling_frequency: float,
 ) -> np.ndarray:
-    """Mask of units of which too many spikes lie under the threshold, unseen.
-
-    Noise and far neurons give templates whose matches become ever more frequent down to the threshold; the
-    matches of a neuron become rare again before it.
+    """Mask of the small units that do not rest after their spikes, as any neuron does: of many far neurons.
 
     Parameters
     ----------
@@ -86,8 +76,6 @@ def find_cut_off(
     bank : TemplateBank
     energy : ndarray of shape (n,)
         Of the template at each match: the bank's where it does not move.
-    accuracy : ndarray of shape (n_units,)
-        That is to be expected where a unit's own spikes are told from others' (`judge_sizes`).
     params : MatchParams
     num_samples : int
         That were observed.
@@ -97,37 +85,22 @@ def find_cut_off(
     Returns
     -------
     ndarray of shape (n_units,), bool
-
-    Notes
-    -----
-    As SpikeInterface's ``amplitude_cutoff``: what the lower tail of the matches' sizes lacks of the upper
-    one; half of all where they are most frequent at the threshold. Sizes are those that the traces alone
-    give, in noise levels: the gain, which leans on what size is expected, would hide the pile. A unit whose
-    own spikes stand out from that pile is not cut off, nor one that surely rests after its spikes, as only a
-    neuron does; one that surely does not, although there are enough spikes to tell, is of many far neurons
-    and goes like those that are.
+        False where there are too few spikes to tell.
     """
-    prior = bank.prior[matches.unit_index]
-    least = find_least(energy, prior, params)
+    least = find_least(energy, bank.prior[matches.unit_index], params)
     height = (matches.free_scale(bank, energy) * energy - least) / np.sqrt(energy)
     shortest = to_samples(params.refractory_ms, sampling_frequency)
     rest = to_samples(REFRACTORY_MS, sampling_frequency)
-    is_cut_off = np.zeros(len(bank.energy), dtype=bool)
+    is_restless = np.zeros(len(bank.energy), dtype=bool)
     for unit in np.unique(matches.unit_index):
         rows = matches.unit_index == unit
-        counts = np.bincount(np.maximum(height[rows] / SIZE_STEP, 0).astype(np.int64))
-        density = gaussian_filter1d(counts.astype(np.float64), SIZE_STEPS)
-        last = np.flatnonzero(density >= density[0])[-1]
-        unseen = counts[last + 1 :].sum()
         intervals = np.diff(matches.sample_index[rows])
         num_close = np.count_nonzero((intervals > shortest) & (intervals < rest))
-        by_chance = counts.sum() ** 2 * (rest - shortest) / num_samples
-        if np.median(height[rows]) < FAR_ABOVE and pdtr(num_close, by_chance) >= MAX_CHANCE:
-            never_rests = pdtrc(num_close - 1, MAX_RESTLESS * by_chance) < RESTLESS_CHANCE
-            is_missing = unseen / (counts.sum() + unseen) > params.max_missing
-            is_piled = is_missing and accuracy[unit] < CLEAR_ACCURACY
-            is_cut_off[unit] = is_piled or (by_chance >= MIN_EXPECTED and never_rests)
-    return is_cut_off
+        by_chance = np.count_nonzero(rows) ** 2 * (rest - shortest) / num_samples
+        never_rests = pdtrc(num_close - 1, MAX_RESTLESS * by_chance) < RESTLESS_CHANCE
+        is_small = np.median(height[rows]) < FAR_ABOVE
+        is_restless[unit] = is_small and by_chance >= MIN_EXPECTED and never_rests
+    return is_restless
 
 
 def find_sums(

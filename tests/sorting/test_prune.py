@@ -8,17 +8,16 @@ import pytest
 from accm_core.params import MatchParams
 from accm_core.sorting.match import Matches, build_bank
 from accm_core.sorting.prune import (
-    CLEAR_ACCURACY,
     MIN_CLOSE,
     MIN_MEDIAN_SCALE,
     find_crowds,
-    find_cut_off,
     find_echoes,
     find_far_spikes,
     find_low,
     find_misfits,
     find_piled,
     find_rare,
+    find_restless,
     find_sums,
 )
 
@@ -161,45 +160,12 @@ def matches_of(bank, sizes, trains=None, params=None):
     return Matches(samples[seen], zeros, units[seen], scale[seen], gain[seen].astype(np.float32), zeros)
 
 
-def cut_off_among(snrs, sizes, trains=None, scale_std=0.1, accuracy=0.0, **changes):
-    bank, params = bank_of(snrs, scale_std), MatchParams(**changes)
+def restless_among(snrs, sizes, trains):
+    bank, params = bank_of(snrs), MatchParams()
     matches = matches_of(bank, sizes, trains, params)
     energy = bank.energy[matches.unit_index]
-    accuracies = np.full(len(snrs), accuracy)
-    return find_cut_off(
-        matches, bank, energy, accuracies, params, num_samples=NUM_OBSERVED, sampling_frequency=FS
-    ).tolist()
-
-
-def test_units_are_cut_off_where_their_spikes_pile_up_at_the_threshold():
-    rng = np.random.default_rng(0)
-    snrs = [5.5, 6.5, 12, 5.5, 5, 6]
-    sizes = [rng.normal(snr, 1, 2000) for snr in snrs[:3]]
-    sizes += [rng.normal(3.5, 1, 8000), np.abs(rng.normal(0, 1, 2_000_000)), 4 + rng.exponential(1, 2000)]
-    assert cut_off_among(snrs, sizes) == [False] * 3 + [True] * 3
-    assert cut_off_among(snrs[:3], sizes[:3], threshold=6) == [True, True, False]
-    assert cut_off_among(snrs[:3], sizes[:3], max_missing=0.01) == [True, True, False]
-
-
-def test_a_unit_whose_own_spikes_stand_out_of_the_pile_is_not_cut_off():
-    rng = np.random.default_rng(0)
-    sizes = [np.r_[rng.normal(9, 1, 800), 4 + rng.exponential(0.8, 4000)]]
-    assert cut_off_among([9], sizes, accuracy=CLEAR_ACCURACY - 0.01) == [True]
-    assert cut_off_among([9], sizes, accuracy=CLEAR_ACCURACY) == [False]
-
-
-def test_a_pile_shows_where_the_expected_size_hides_it():
-    """Far neurons' spikes on a template that is expected to vary little: all look nearly as large as it."""
-    sizes = [5.8 + np.random.default_rng(0).exponential(1.0, 1000)]
-    bank = bank_of([10.7], scale_std=0.05)
-    assert np.median(matches_of(bank, sizes).scale) > 0.9
-    assert cut_off_among([10.7], sizes, scale_std=0.05) == [True]
-
-
-def test_a_large_unit_is_cut_off_at_its_least_scale():
-    rng = np.random.default_rng(0)
-    sizes = [24 + rng.exponential(1, 1000), 25 + rng.normal(0, 2, 1000)]
-    assert cut_off_among([60, 25], sizes) == [True, False]
+    options = {"num_samples": NUM_OBSERVED, "sampling_frequency": FS}
+    return find_restless(matches, bank, energy, params, **options).tolist()
 
 
 def resting_and_unrelated(size, num_spikes=4000):
@@ -210,23 +176,11 @@ def resting_and_unrelated(size, num_spikes=4000):
     return [sizes[:num_spikes]] * 2, [train[:num_spikes] for train in trains]
 
 
-def test_a_weak_unit_that_rests_after_its_spikes_is_not_cut_off():
-    assert cut_off_among([5, 5], *resting_and_unrelated(4.5)) == [False, True]
-
-
 def test_a_weak_unit_that_never_rests_is_of_many_neurons():
-    assert cut_off_among([6, 6], *resting_and_unrelated(6)) == [False, True]
-    assert cut_off_among([6, 6], *resting_and_unrelated(6, num_spikes=200)) == [False, False]
-    assert cut_off_among([12, 12], *resting_and_unrelated(12)) == [False, False]
-
-
-def test_collisions_far_above_and_units_without_a_spike_are_not_cut_off():
-    rng = np.random.default_rng(0)
-    colliding = np.concatenate([rng.normal(7, 1.3, 900), 7 + rng.exponential(4, 60)])
-    below = np.concatenate([rng.normal(10, 1, 150), rng.uniform(5.4, 5.8, 60)])
-    snrs = [7, 7, 9, 10]
-    assert cut_off_among(snrs, [colliding, np.zeros(0), np.full(3, 9.0), below]) == [False] * 4
-    assert cut_off_among(snrs, [np.zeros(0)] * 4) == [False] * 4
+    assert restless_among([6, 6], *resting_and_unrelated(6)) == [False, True]
+    assert restless_among([6, 6], *resting_and_unrelated(6, num_spikes=200)) == [False, False]
+    assert restless_among([12, 12], *resting_and_unrelated(12)) == [False, False]
+    assert restless_among([6, 6], [np.zeros(0)] * 2, [np.zeros(0, int)] * 2) == [False, False]
 
 
 def test_misfits_match_what_is_smaller_than_they_are():
