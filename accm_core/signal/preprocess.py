@@ -37,6 +37,8 @@ STRIDE = 5
 """Of the samples, every fifth is enough for levels and covariances: neighbours repeat each other."""
 NUM_LAGS = 192
 """Lags of the autocovariance, samples: the longest template that can be matched."""
+TILE = 64
+"""Channels that are whitened at once: on a long probe they need few others."""
 SHRINKAGE = 0.02
 """Share of the mean variance added to the covariance's diagonal, so that its inverse stays tame."""
 
@@ -99,11 +101,24 @@ class Preprocessor:
 
     def whiten(self, filtered: np.ndarray) -> np.ndarray:
         """Filtered µV to whitened noise units, same shape, float32."""
-        return filtered @ self.whitening
+        whitened = np.empty_like(filtered)
+        for targets, sources in self._tiles:
+            whitened[:, targets] = filtered[:, sources] @ self.whitening[sources, targets]
+        return whitened
 
     def unwhiten(self, whitened: np.ndarray) -> np.ndarray:
         """The inverse of ``whiten``, same shape."""
         return whitened @ self._unwhitening
+
+    @cached_property
+    def _tiles(self) -> list[tuple[slice, slice]]:
+        """Channels that are whitened at once, and those that they are whitened from: few on a long probe."""
+        tiles = []
+        for first in range(0, len(self.channels), TILE):
+            targets = slice(first, first + TILE)
+            sources = np.flatnonzero(self.whitening[:, targets].any(axis=1))
+            tiles.append((targets, slice(sources[0], sources[-1] + 1)))
+        return tiles
 
     @cached_property
     def _unwhitening(self) -> np.ndarray:

@@ -27,7 +27,7 @@ MIN_EXPECTED, MAX_SHARE = 10, 0.2
 """Pairs that the refractory time must lead to expect for a test, and the share of them one neuron has."""
 LOST_IN_NOISE = 3.0
 """Difference of two templates, in noise levels, that spikes cannot show."""
-ALIKE = 0.98
+ALIKE = 0.96
 """Cosine of two templates, on ``MIN_CHANNELS_TO_TELL``, that no two neurons have: one place holds one."""
 ALIKE_IN_TURNS, MIN_TOGETHER, MAX_TOGETHER = 0.94, 20, 0.5
 """The same where the two take turns, as one neuron's templates here and there do when tissue moves. Pairs of

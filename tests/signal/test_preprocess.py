@@ -1,5 +1,7 @@
 """Noise levels, bad channels, reference and whitening of noise whose covariance is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import signal
@@ -10,6 +12,7 @@ from accm_core.signal.chunks import Block
 from accm_core.signal.geometry import channel_distances
 from accm_core.signal.preprocess import (
     NUM_LAGS,
+    TILE,
     find_good_channels,
     fit_preprocessor,
     measure_autocovariance,
@@ -217,6 +220,22 @@ def test_filtered_and_whitened_traces():
     assert white.dtype == np.float32
     np.testing.assert_allclose(measure_noise(white), 1, rtol=0.03)
     assert preprocessor.autocovariance[0] == pytest.approx(1, rel=0.05)
+
+
+def test_a_long_probe_is_whitened_in_parts():
+    """In whatever order its channels come."""
+    rng = np.random.default_rng(0)
+    where = rng.permutation(3 * TILE + 10)
+    near = np.abs(where[:, None] - where) < 5
+    whitening = np.where(near, rng.normal(size=near.shape), 0).astype(np.float32)
+    preprocessor = replace(fit([correlated_noise()], distances=LINE), channels=where, whitening=whitening)
+    filtered = rng.normal(size=(100, len(where))).astype(np.float32)
+    np.testing.assert_allclose(preprocessor.whiten(filtered), filtered @ whitening, atol=1e-5)
+    straight = np.argsort(where)
+    in_order = replace(preprocessor, whitening=whitening[np.ix_(straight, straight)])
+    np.testing.assert_allclose(
+        in_order.whiten(filtered[:, straight]), filtered[:, straight] @ in_order.whitening, atol=1e-5
+    )
 
 
 def test_permuting_channels_permutes_everything():

@@ -269,15 +269,18 @@ def test_with_few_spikes_bursts_tell_whether_two_rest_together(rests, merged):
     assert len(set(alone.unit_index.tolist())) == 2
 
 
-@pytest.mark.parametrize(("num_channels", "merged"), [(4, False), (10, True)])
-def test_with_few_spikes_many_channels_tell_that_nearly_the_same_is_one(num_channels, merged):
+@pytest.mark.parametrize(
+    ("num_channels", "width", "cosine", "merged"),
+    [(4, 4.5, 0.995, False), (10, 4.5, 0.995, True), (10, 5.7, 0.97, True), (10, 6.2, 0.95, False)],
+)
+def test_with_few_spikes_many_channels_tell_that_nearly_the_same_is_one(num_channels, width, cosine, merged):
     rng = np.random.default_rng(0)
     trains = [refractory_train(rng, 40, 400), refractory_train(rng, 30, 400)]
     one = 40 * np.outer(-np.exp(-0.5 * (TIME / 4.0) ** 2), np.linspace(1, 0.5, num_channels))
-    other = 40 * np.outer(-np.exp(-0.5 * (TIME / 4.5) ** 2), np.linspace(1, 0.4, num_channels))
+    other = 40 * np.outer(-np.exp(-0.5 * (TIME / width) ** 2), np.linspace(1, 0.4, num_channels))
     bank = make_bank([one, other])
     similarity, _ = compare_templates(bank, MAX_LAG)
-    assert 0.98 < similarity[0, 1] < 0.999
+    assert similarity[0, 1] == pytest.approx(cosine, abs=0.005)
     average = WaveformAverage(2, NUM_SAMPLES, num_channels)
     average.counts += [40, 30]
     observed = max(int(t.max()) for t in trains) + 1
