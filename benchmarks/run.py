@@ -75,7 +75,8 @@ WHAT = {
 HOW = """- accuracy: TP / (TP + FP + FN), mean over the true units; spikes match within 0.4 ms, units one to
   one (SpikeInterface's comparison). Well detected: an accuracy of at least 0.8. False: a found unit that
   matches neither a true one nor one of the cells too small to count on that make the background.
-  Redundant: a found unit that shares a true unit with a better one.
+  Redundant: a found unit that shares a true unit with a better one. Background: found units that match
+  one of those cells.
 - overlapping: recall of the true spikes that another unit within 100 µm fires within 1 ms of; isolated:
   recall of the others.
 - speed: seconds recorded per second of sorting (reading the NWB file included, imports and writing not). What

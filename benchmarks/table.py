@@ -14,7 +14,7 @@ How well and how fast simulated recordings are sorted. The table is written by `
 DONE = "done"
 HEAD = (
     "| set | sorter | accuracy | precision | recall | well detected | false | redundant "
-    "| overlapping | isolated | times real time | peak MiB |"
+    "| background | overlapping | isolated | times real time | peak MiB |"
 )
 SUMMARY_HEAD = (
     "| sorter | accuracy | well detected | false + redundant | overlapping | isolated "
@@ -110,7 +110,7 @@ def _summary_line(summary: Summary) -> str:
 
 def set_lines(rows: Sequence[dict], sets: Sequence[str], sorters: Sequence[str]) -> list[str]:
     """Table with a line for each set and sorter."""
-    lines = [HEAD, "| --- | --- " + "| ---: " * 10 + "|"]
+    lines = [HEAD, "| --- | --- " + "| ---: " * 11 + "|"]
     for name in sets:
         for sorter in sorters:
             own = [row for row in rows if (row["set"], row["sorter"]) == (name, sorter)]
@@ -122,7 +122,7 @@ def set_lines(rows: Sequence[dict], sets: Sequence[str], sorters: Sequence[str])
 def _set_line(name: str, sorter: str, rows: Sequence[dict]) -> str:
     done = [row for row in rows if row["status"] == DONE]
     if not done:
-        return f"| {name} | {sorter} | failed |" + " |" * 9
+        return f"| {name} | {sorter} | failed |" + " |" * 10
 
     def mean(key: str, digits: int = 1, scale: float = 1.0) -> str:
         values = [row[key] for row in done if row[key] is not None]
@@ -143,6 +143,7 @@ def _set_line(name: str, sorter: str, rows: Sequence[dict]) -> str:
         f"{mean('well_detected')} of {mean('true_units', 0)}",
         mean("false_units"),
         mean("redundant_units"),
+        mean("background_units"),
         mean("overlap_recall", 1, 100.0),
         mean("isolated_recall", 1, 100.0),
         mean("times_real_time"),

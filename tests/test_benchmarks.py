@@ -52,6 +52,7 @@ def make_row(name, sorter, seed=0, **changes):
         "well_detected": 3,
         "false_units": 1,
         "redundant_units": 0,
+        "background_units": 2,
         "overlap_recall": 0.7,
         "isolated_recall": 0.9,
         "times_real_time": 4.0,
