@@ -36,7 +36,6 @@ from accm_core.sorting.prune import (
     find_piled,
     find_rare,
     find_restless,
-    find_sums,
 )
 from accm_core.sorting.recover import measure_scale_std, recover_spikes
 from accm_core.sorting.result import ShankResult, build_sorting
@@ -444,18 +443,15 @@ def _refine_templates(
     means = silence_channels(average.mean(), average.least_height())
     templates = np.where(refined[:, None, None], means, bank.templates)
     scale_std = measure_scale_std(matches, bank, params.match)
-    counts = np.bincount(matches.unit_index, minlength=len(bank.energy))
-    fires = counts > 0
+    fires = np.bincount(matches.unit_index, minlength=len(bank.energy)) > 0
     bank = _build_bank(shank, preprocessor, templates[fires], scale_std[fires])
     max_lag = to_samples(params.match.ms_before, recording.sampling_frequency)
-    is_sum = find_sums(bank, counts[fires], max_lag, observed=observed)
-    bank = bank.select(~is_sum)
     superfluous = find_superfluous(
         recording,
         preprocessor,
         blocks,
         bank,
-        matches.of_units(np.flatnonzero(fires)[~is_sum]),
+        matches.of_units(np.flatnonzero(fires)),
         params.match,
         max_lag=max_lag,
         run=params.run,

@@ -134,12 +134,14 @@ def test_a_neuron_that_keeps_two_templates_is_one_unit(monkeypatch):
     assert_all_found(sort(recording, make_params(), device="cpu"), truth)
 
 
-def test_mixtures_are_looked_for_among_the_spikes_of_units_that_are_no_sums(monkeypatch):
-    looked_at = []
+def test_mixtures_are_looked_for_among_the_spikes_of_units_that_fire(monkeypatch):
+    looked_at, merge = [], pipeline.merge_duplicates
 
-    def drop_first(bank, counts, *arguments, **_):
-        looked_at.append(counts[1:])
-        return np.arange(len(counts)) == 0
+    def silence_first(*arguments, **options):
+        matches, average = merge(*arguments, **options)
+        matches = matches.select(matches.unit_index > 0)
+        looked_at.append(np.bincount(matches.unit_index)[1:])
+        return matches, average
 
     def compare(recording, preprocessor, blocks, bank, matches, *arguments, **_):
         expected = looked_at[-1]
@@ -147,10 +149,10 @@ def test_mixtures_are_looked_for_among_the_spikes_of_units_that_are_no_sums(monk
         np.testing.assert_array_equal(np.bincount(matches.unit_index), expected)
         return np.zeros(len(expected), dtype=bool)
 
-    monkeypatch.setattr(pipeline, "find_sums", drop_first)
+    monkeypatch.setattr(pipeline, "merge_duplicates", silence_first)
     monkeypatch.setattr(pipeline, "find_superfluous", compare)
     sort(make_session()[0], make_params(), device="cpu")
-    assert len(looked_at) == 2
+    assert len(looked_at) == 3
 
 
 @pytest.mark.parametrize(("num_channels", "expected"), [(7, 1), (8, 0)])
