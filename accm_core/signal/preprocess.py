@@ -103,7 +103,7 @@ class Preprocessor:
         """Filtered µV to whitened noise units, same shape, float32."""
         whitened = np.empty_like(filtered)
         for targets, sources in self._tiles:
-            whitened[:, targets] = filtered[:, sources] @ self.whitening[sources, targets]
+            whitened[..., targets] = filtered[..., sources] @ self.whitening[sources, targets]
         return whitened
 
     def unwhiten(self, whitened: np.ndarray) -> np.ndarray:

@@ -231,6 +231,8 @@ def test_a_long_probe_is_whitened_in_parts():
     preprocessor = replace(fit([correlated_noise()], distances=LINE), channels=where, whitening=whitening)
     filtered = rng.normal(size=(100, len(where))).astype(np.float32)
     np.testing.assert_allclose(preprocessor.whiten(filtered), filtered @ whitening, atol=1e-5)
+    stacked = filtered.reshape(4, 25, -1)
+    np.testing.assert_allclose(preprocessor.whiten(stacked), stacked @ whitening, atol=1e-5)
     straight = np.argsort(where)
     in_order = replace(preprocessor, whitening=whitening[np.ix_(straight, straight)])
     np.testing.assert_allclose(
