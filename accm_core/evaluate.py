@@ -171,8 +171,8 @@ def evaluate(
         does, but for the truth of a hybrid recording.
     background_trains : mapping of str to ndarray, or path, optional
         As the others, of cells too small to count on: a found unit that agrees with one of them
-        (TP / (TP + FP + FN) of at least 0.2) is not false. When None, what `accm_core.write_simulation`
-        has put beside the truth.
+        (TP / (TP + FP + FN) of at least 0.2) is not false. When None, those that `accm simulate` has put
+        beside the truth.
 
     Returns
     -------
