@@ -178,6 +178,7 @@ def resting_and_unrelated(size, num_spikes=4000):
 
 def test_a_weak_unit_that_never_rests_is_of_many_neurons():
     assert restless_among([6, 6], *resting_and_unrelated(6)) == [False, True]
+    assert restless_among([6, 6], *resting_and_unrelated(6, num_spikes=200)) == [False, False]
     pairs = np.add.outer(np.arange(1, 21) * FS, [0, 12]).ravel()  # too few spikes to tell
     assert restless_among([6], [np.full(len(pairs), 6.0)], [pairs]) == [False]
     assert restless_among([12, 12], *resting_and_unrelated(12)) == [False, False]
