@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import h5py
@@ -196,15 +197,21 @@ def test_what_is_killed_goes_on_where_it_was(own_server, session_file):
 
 
 def find_job_process(server) -> int:
-    """The process of the job that runs; it leads a group of its own."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            arguments = (folder / "cmdline").read_bytes()
-            environment = (folder / "environ").read_bytes()
-        except OSError:  # it has just ended
-            continue
-        if b"service.work" in arguments and str(server.data).encode() in environment:
-            return int(folder.name)
+    """The process of the job that runs, once it is there; it leads a group of its own.
+
+    A job is running as soon as it is given to a worker, which then starts the process.
+    """
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                arguments = (folder / "cmdline").read_bytes()
+                environment = (folder / "environ").read_bytes()
+            except OSError:  # it has just ended
+                continue
+            if b"service.work" in arguments and str(server.data).encode() in environment:
+                return int(folder.name)
+        time.sleep(0.05)
     raise AssertionError("no job's process is there")
 
 
