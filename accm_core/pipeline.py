@@ -20,7 +20,6 @@ from accm_core.signal.chunks import cut_blocks, spread_blocks
 from accm_core.signal.motion import can_move
 from accm_core.signal.preprocess import Preprocessor
 from accm_core.signal.survey import Survey, survey_shank
-from accm_core.sorting.bisect import bisect_clusters
 from accm_core.sorting.cluster import cluster_neighborhoods, find_neighborhoods, sees_all
 from accm_core.sorting.divide import divide_clusters
 from accm_core.sorting.drifting import Drift, cluster_drifting
@@ -55,6 +54,8 @@ TEMPLATE_BLOCKS = 150
 REFINE_BLOCKS, REFINE_STEPS = 80, 5
 """Seconds, evenly spread, on which templates are refined, taken apart and refined again; all steps, of which
 refining takes two."""
+SPLIT_BLOCKS = 300
+"""Seconds, evenly spread, of which all spikes are looked at to take units apart: rare ones are to be seen."""
 STAGES = ("noise", "detect", "motion", "learn", "cluster", "templates", "refine", "match")
 """In order; each shank goes through all."""
 
@@ -355,12 +356,7 @@ def _divide_clusters(
         device=shank.device,
         seed=shank.seed,
     )
-    labels, neighborhood_of = divide_clusters(
-        labels, waveforms, embedding, views, neighborhood_of, shank.params.cluster
-    )
-    return bisect_clusters(
-        labels, waveforms, survey.noise, neighborhood_of, shank.params.cluster, seed=shank.seed
-    )
+    return divide_clusters(labels, waveforms, embedding, views, neighborhood_of, shank.params.cluster)
 
 
 def _learn_templates(
@@ -470,10 +466,9 @@ def _split_templates(
     templates = split_units(
         recording,
         preprocessor,
-        spread_blocks(cut_blocks(recording.segments, recording.sampling_frequency), REFINE_BLOCKS),
+        spread_blocks(cut_blocks(recording.segments, recording.sampling_frequency), SPLIT_BLOCKS),
         bank,
         params.match,
-        seed=shank.seed,
         run=params.run,
         on_block=_report_step(shank, step),
     )

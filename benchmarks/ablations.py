@@ -121,10 +121,6 @@ def _leave_clusters(labels: np.ndarray, *rest: np.ndarray) -> tuple[np.ndarray, 
     return labels, rest[3]  # where each was found
 
 
-def _leave_uncut(labels: np.ndarray, *rest: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    return labels, rest[2]  # where each was found
-
-
 def _leave_pieces(
     bank: match.TemplateBank, matches: Matches, average: WaveformAverage, *_: object, **__: object
 ) -> tuple[Matches, WaveformAverage]:
@@ -193,10 +189,6 @@ ABLATIONS = {
     "accm-no-dividing": Ablation(
         "clusters are not divided where views agree on two",
         make_patches=_replace(pipeline, "divide_clusters", _leave_clusters),
-    ),
-    "accm-no-bisecting": Ablation(
-        "clusters are not looked at once more where noise is white",
-        make_patches=_replace(pipeline, "bisect_clusters", _leave_uncut),
     ),
     "accm-no-matching": Ablation(
         "the detected peaks of a unit's clusters are its spikes",

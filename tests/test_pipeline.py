@@ -507,12 +507,11 @@ def test_units_hidden_in_a_cluster_are_found(monkeypatch):
     assert divided.accuracy.mean() > hidden.accuracy.mean() + 0.1, f"{divided}\n{hidden}"
 
 
-@pytest.mark.parametrize("stage", ["divide_clusters", "bisect_clusters"])
-def test_divided_clusters_replace_those_before(session, monkeypatch, stage):
+def test_divided_clusters_replace_those_before(session, monkeypatch):
     def find_nothing(labels, *_, **__):
         return np.full(len(labels), -1), np.zeros(0, np.int64)
 
-    monkeypatch.setattr(pipeline, stage, find_nothing)
+    monkeypatch.setattr(pipeline, "divide_clusters", find_nothing)
     assert sort(session[0], make_params(), device="cpu").num_units == 0
 
 

@@ -50,7 +50,7 @@ def cluster_embedding(embedding: np.ndarray, params: ClusterParams, *, seed: int
     if num_points < params.min_size:
         return np.full(num_points, -1, dtype=np.int64)
     points = embedding.astype(np.float64)
-    labels = cut_parcels(points, seed, MAX_PARCELS)
+    labels = _cut_parcels(points, seed)
     compared: set[tuple[int, int]] = set()
     for _ in range(MAX_ROUNDS):
         pairs = _nearest_uncompared(points, labels, compared)
@@ -144,9 +144,9 @@ def take_apart(rows: np.ndarray, decide: Callable[[np.ndarray], np.ndarray | Non
     return parts
 
 
-def cut_parcels(points: np.ndarray, seed: int, max_parcels: int) -> np.ndarray:
+def _cut_parcels(points: np.ndarray, seed: int) -> np.ndarray:
     """Label of each of many small parcels of points, (n,) int64, by k-means."""
-    num_parcels = int(np.clip(len(points) // POINTS_PER_PARCEL, 1, max_parcels))
+    num_parcels = int(np.clip(len(points) // POINTS_PER_PARCEL, 1, MAX_PARCELS))
     rng = np.random.default_rng(seed)
     start = points[rng.choice(len(points), num_parcels, replace=False)]
     with warnings.catch_warnings():

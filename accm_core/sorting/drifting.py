@@ -15,7 +15,6 @@ from scipy import linalg
 from scipy.spatial import cKDTree
 from threadpoolctl import threadpool_limits
 
-from accm_core.sorting.bisect import unmix_noise
 from accm_core.sorting.cluster import cluster_each, number_labels
 from accm_core.sorting.course import (
     average_bins,
@@ -33,6 +32,8 @@ NUM_DIMS = 12
 """Principal components of the snippets, whitened by the noise, in which neurons are told apart."""
 MAX_POINTS = 20_000
 """Snippets that the mixture is fitted to, evenly spread; the others are dealt out afterwards."""
+NOISE_RIDGE = 0.01
+"""Share of the mean variance added to the covariance of noise before it is inverted."""
 NUM_PLACES = 20
 """Places of the tissue that are told apart."""
 NUM_SPLINES, BEND_COST, SLOPE_COST = 6, 3.0, 1.0
@@ -166,6 +167,16 @@ def cluster_drifting(
         )
     logger.info("tissue moves: %d clusters", len(neighborhood_of))
     return Drift(found, neighborhood_of, place)
+
+
+def unmix_noise(noise: np.ndarray) -> np.ndarray:
+    """Weights (n_values, n_values) for flattened snippets, float64, after which noise snippets are white."""
+    silence = noise.reshape(len(noise), -1).astype(np.float64)
+    covariance = np.atleast_2d(np.cov(silence.T))
+    covariance += NOISE_RIDGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    variance, axes = np.linalg.eigh(covariance)
+    unmix: np.ndarray = axes / np.sqrt(variance)
+    return unmix
 
 
 def _whiten(snippets: Snippets, noise: np.ndarray, neighborhood: np.ndarray) -> np.ndarray:

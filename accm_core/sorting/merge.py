@@ -25,6 +25,8 @@ BURST_MS, MAX_BURSTS = 20.0, 0.2
 neuron's own, though smaller."""
 MIN_EXPECTED, MAX_SHARE = 10, 0.2
 """Pairs that the refractory time must lead to expect for a test, and the share of them one neuron has."""
+MAX_SIZE_RATIO = 4.0
+"""Of two templates of one neuron: not even in bursts do spikes shrink by more."""
 LOST_IN_NOISE = 3.0
 """Difference of two templates, in noise levels, that spikes cannot show."""
 ALIKE = 0.96
@@ -148,14 +150,17 @@ def merge_duplicates(
     after where they fire in bursts together; the halves of one neuron do not. Where too few such pairs are
     expected to tell, only templates whose difference is lost in the noise are merged, and those nearly the
     same on many channels: less nearly where the units take turns. Sizes count in that difference, unless the
-    tissue moves, the two take turns, or the smaller spikes follow the larger ones in bursts.
+    tissue moves, the two take turns, or the smaller spikes follow the larger ones in bursts. Units of far
+    neurons are silent around much larger spikes, as they are not seen there: that says nothing.
     """
     max_lag = to_samples(params.max_lag_ms, sampling_frequency)
     similarity, lag = compare_templates(bank, max_lag)
     window = (max_lag, to_samples(REFRACTORY_MS, sampling_frequency))
     burst = (window[1], to_samples(AGAIN_MS, sampling_frequency))
     counts = np.bincount(matches.unit_index, minlength=len(bank.energy))
-    pairs = np.argwhere(np.triu(similarity >= params.duplicate_similarity, k=1))
+    sizes = np.sqrt(bank.energy)
+    of_like_size = np.maximum(sizes, sizes[:, None]) <= MAX_SIZE_RATIO * np.minimum(sizes, sizes[:, None])
+    pairs = np.argwhere(np.triu((similarity >= params.duplicate_similarity) & of_like_size, k=1))
     pairs = pairs[np.argsort(-similarity[pairs[:, 0], pairs[:, 1]], kind="stable")]
     for one, other in pairs:
         larger, smaller = (one, other) if counts[one] >= counts[other] else (other, one)

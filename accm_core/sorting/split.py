@@ -1,41 +1,50 @@
-"""One unit or several: neurons alike enough to share a cluster are told apart by what their template leaves.
+"""One unit or two: neurons alike enough to share a cluster are told apart where others are taken out.
 
-Among spikes of one neuron, what is left when its template's size and time are fitted is noise. Among spikes
-of several, it also holds their difference. Where noise is white, a Gaussian mixture with one covariance
-decides by the Bayesian information criterion (Schwarz 1978) how many there are.
+Once matching has found a unit's spikes, those without an overlap differ by noise, by their time between
+samples and, if they are of several neurons, by what sets those apart. Where noise is white, two Gaussians of
+one covariance, beside a broad one for collisions, are compared with a single one by the Bayesian information
+criterion (Schwarz 1978); what is two is looked at again, part by part. So a second neuron is seen that fires
+thirty times less often than the first.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import linalg
+from scipy.special import logsumexp
 from scipy.stats.contingency import association
-from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from accm_core.params import MatchParams, RunParams, to_samples
 from accm_core.signal.chunks import Block, map_blocks
 from accm_core.signal.preprocess import Preprocessor
 from accm_core.signal.snippets import cut_snippets
+from accm_core.sorting.cluster import take_apart
 from accm_core.sorting.match import TemplateBank, match_templates, noise_root
-from accm_core.sorting.prune import FAR_ABOVE
 from accm_core.sorting.recover import find_clean, first_of_each
 from accm_core.types import Recording
 
 MAX_WAVEFORMS, MAX_OF_UNIT = 40_000, 4_000
 """Spikes looked at, in all and of one unit."""
-MIN_WAVEFORMS = 300
+MIN_WAVEFORMS = 100
 """Fewer spikes show no difference that would be worth a unit."""
 MS_AFTER = 2.0
 """After the peak, on which they are compared: later there is more noise than neuron."""
 NUM_CHANNELS = 6
 """Of the unit's largest, on which its spikes are compared."""
-NUM_DIMS, MAX_PARTS = 2, 4
-"""Directions of largest variance in which parts are sought; parts of a unit at most."""
-MIN_EVIDENCE = 30.0
-"""By which the criterion must fall."""
-MIN_SHARE = 0.15
-"""Of a unit's spikes that each part must have: fewer are collisions."""
+NUM_DIMS = 3
+"""Directions of largest variance in which two parts are sought."""
+TAILS = (0.03, 0.1, 0.3)
+"""Shares of the spikes, at either end of a direction, each of which is tried as the start of a part."""
+NUM_TRIED, NUM_STEPS = 10, 60
+"""Steps of expectation and maximisation from each start, and from where the best of them led."""
+COLLISIONS, BREADTH = 0.05, 9.0
+"""Share of the spikes that are collisions, and how many times the variance of a neuron theirs is."""
+MIN_EVIDENCE, MIN_SEPARATION, MIN_PART = 30.0, 2.5, 20
+"""By which the criterion must fall for two; standard deviations between them; spikes of the smaller part."""
+RIDGE = 1e-3
+"""Share of the mean variance added to the covariance."""
 NUM_PERIODS, MAX_ASSOCIATION = 20, 0.25
 """Periods of the recording, and Cramér's V of part and period above which it is one neuron that moves."""
 
@@ -47,7 +56,6 @@ def split_units(
     bank: TemplateBank,
     params: MatchParams,
     *,
-    seed: int,
     run: RunParams,
     on_block: Callable[[float], None] | None = None,
 ) -> np.ndarray:
@@ -59,7 +67,6 @@ def split_units(
         Where to look.
     bank : TemplateBank
     params : MatchParams
-    seed : int
     run : RunParams
     on_block : callable, optional
         Called with the share that is done.
@@ -74,16 +81,12 @@ def split_units(
     refractory = to_samples(params.refractory_ms, recording.sampling_frequency)
     of_unit = min(MAX_OF_UNIT, MAX_WAVEFORMS // max(len(bank.energy), 1))
     quota = -(-of_unit // max(len(blocks), 1))
-    # of smaller ones a part is under the threshold: what is seen of them is no Gaussian
-    is_whole = bank.energy >= (params.threshold + FAR_ABOVE) ** 2
 
     def work(block: Block, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         traces = preprocessor.whiten(preprocessor.filter(raw, block))
         found = match_templates(traces, bank, params, refractory=refractory)
         inside = (found.sample_index >= bank.margin) & (found.sample_index < len(traces) - bank.margin)
-        wanted = inside & is_whole[found.unit_index] & find_clean(found, bank)
-        rows = first_of_each(found.unit_index, wanted, quota)
-        found = found.select(rows)
+        found = found.select(first_of_each(found.unit_index, inside & find_clean(found, bank), quota))
         waveforms = cut_snippets(
             traces,
             found.sample_index,
@@ -107,11 +110,7 @@ def split_units(
         # sums in one order, whatever the number of cores
         with threadpool_limits(1):
             labels = tell_neurons(
-                own[:, :shown],
-                period[unit_index == unit],
-                template[:shown, channels[unit]],
-                root,
-                seed=seed,
+                own[:, :shown], period[unit_index == unit], template[:shown, channels[unit]], root
             )
         for label in range(labels.max(initial=0) + 1):
             part = template.copy()
@@ -122,7 +121,7 @@ def split_units(
 
 
 def tell_neurons(
-    waveforms: np.ndarray, period: np.ndarray, template: np.ndarray, root: np.ndarray, *, seed: int
+    waveforms: np.ndarray, period: np.ndarray, template: np.ndarray, root: np.ndarray
 ) -> np.ndarray:
     """Assign a unit's spikes to one neuron or several.
 
@@ -135,7 +134,6 @@ def tell_neurons(
     template : ndarray of shape (n_samples, n_channels), float32
     root : ndarray of shape (n_samples, n_samples)
         Lower Cholesky factor of the noise's covariance over time.
-    seed : int
 
     Returns
     -------
@@ -146,21 +144,80 @@ def tell_neurons(
     if len(waveforms) < MIN_WAVEFORMS:
         return one
     rows = _whiten_time(waveforms, root)
-    fitted = _whiten_time(np.stack([template, np.gradient(template, axis=0)]), root)
-    basis = np.linalg.qr(fitted.T)[0]
-    rows -= rows.mean(axis=0)
-    rows -= (rows @ basis) @ basis.T
-    _, vectors = linalg.eigh(rows.T @ rows, subset_by_index=[rows.shape[1] - NUM_DIMS, rows.shape[1] - 1])
-    points = rows @ vectors
-    best, labels = -MIN_EVIDENCE, one
-    alone = np.inf
-    for num_parts in range(1, MAX_PARTS + 1):
-        mixture = GaussianMixture(num_parts, covariance_type="tied", n_init=3, random_state=seed).fit(points)
-        if num_parts == 1:
-            alone = mixture.bic(points)
-        elif mixture.bic(points) - alone < best and mixture.weights_.min() >= MIN_SHARE:
-            best, labels = mixture.bic(points) - alone, mixture.predict(points)
+    motion = _whiten_time(np.gradient(template, axis=0)[None], root)[0]
+    motion /= np.linalg.norm(motion)
+    rows -= np.outer(rows @ motion, motion)
+    labels = one.copy()
+    for label, part in enumerate(take_apart(np.arange(len(rows)), lambda own: find_second(rows[own]))):
+        labels[part] = label
     return one if labels.any() and _follows_time(labels, period) else labels
+
+
+def find_second(rows: np.ndarray) -> np.ndarray | None:
+    """Which spikes are a second neuron's, (n_spikes,) bool; None for one.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_spikes, n_values), float64
+        Where noise is white.
+    """
+    num_spikes, num_values = rows.shape
+    if num_spikes < 2 * MIN_PART:
+        return None
+    rows = rows - rows.mean(axis=0)
+    _, axes = linalg.eigh(rows.T @ rows, subset_by_index=[max(num_values - NUM_DIMS, 0), num_values - 1])
+    points = rows @ axes
+    alone = _fit(points, np.ones((num_spikes, 1)), NUM_STEPS)
+    tried = [_fit(points, start, NUM_TRIED) for start in _find_starts(points)]
+    two = _fit(points, max(tried, key=lambda fit: fit.log_likelihood).shares, NUM_STEPS)
+    # a further mean and a further weight
+    evidence = 2 * (two.log_likelihood - alone.log_likelihood) - (points.shape[1] + 1) * np.log(num_spikes)
+    is_second = two.shares[:, 1] > two.shares[:, 0]
+    is_large = min(is_second.sum(), (~is_second).sum()) >= MIN_PART
+    return is_second if is_large and evidence >= MIN_EVIDENCE and two.separation >= MIN_SEPARATION else None
+
+
+def _find_starts(points: np.ndarray) -> list[np.ndarray]:
+    """Shares of two parts in each point, (n_points, 2), to begin with."""
+    sides = [
+        side
+        for line in points.T
+        for tail in TAILS
+        for side in (line < np.quantile(line, tail), line > np.quantile(line, 1 - tail))
+    ]
+    return [np.stack([~side, side], axis=1).astype(np.float64) for side in sides]
+
+
+class _Fit(NamedTuple):
+    """One Gaussian or two of one covariance, beside a broad one."""
+
+    shares: np.ndarray
+    """Of each, but for the broad one, in each point, (n_points, n_gaussians)."""
+    log_likelihood: float
+    separation: float
+    """Standard deviations between the first and the last."""
+
+
+def _fit(points: np.ndarray, shares: np.ndarray, num_steps: int) -> _Fit:
+    """Fit as many Gaussians as ``shares``, (n_points, n_gaussians), has columns; from there on."""
+    num_dims, num_gaussians = points.shape[1], shares.shape[1]
+    for _ in range(num_steps):
+        weights = np.maximum(shares.sum(axis=0), 1.0)
+        means = shares.T @ points / weights[:, None]
+        covariance = (points * shares.sum(axis=1)[:, None]).T @ points - (means.T * weights) @ means
+        covariance /= weights.sum()
+        covariance += RIDGE * np.trace(covariance) / num_dims * np.eye(num_dims)
+        root = np.linalg.cholesky(covariance)
+        centers = np.vstack([means, weights @ means / weights.sum()])
+        off = np.linalg.solve(root, (points[:, None] - centers).reshape(-1, num_dims).T)
+        log_density = -0.5 * (off**2).sum(axis=0).reshape(len(points), -1)
+        log_density[:, -1] = log_density[:, -1] / BREADTH - 0.5 * num_dims * np.log(BREADTH)
+        log_density += np.log(np.append((1 - COLLISIONS) * weights / weights.sum(), COLLISIONS))
+        log_density -= np.log(np.diag(root)).sum() + 0.5 * num_dims * np.log(2 * np.pi)
+        log_total = logsumexp(log_density, axis=1)
+        shares = np.exp(log_density[:, :num_gaussians] - log_total[:, None])
+    separation = np.linalg.norm(np.linalg.solve(root, means[-1] - means[0]))
+    return _Fit(shares, float(log_total.sum()), float(separation))
 
 
 def _follows_time(labels: np.ndarray, period: np.ndarray) -> bool:

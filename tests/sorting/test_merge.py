@@ -209,6 +209,14 @@ def test_halves_of_one_neuron_are_merged(seed):
     assert not average.mean()[1].any()
 
 
+@pytest.mark.parametrize(("size", "merged"), [(0.3, True), (0.2, False)])
+def test_far_spikes_that_are_not_seen_beside_large_ones_are_no_half(size, merged):
+    for order in (1, -1):
+        trains = halves(np.random.default_rng(0))[::order]
+        matches, _ = merge_trains([A, size * A][::order], trains)
+        assert (len(set(matches.unit_index.tolist())) == 1) is merged
+
+
 def test_halves_that_never_burst_are_merged_though_they_differ():
     matches, _ = merge_trains([A, unit(width=5.0)], halves(np.random.default_rng(0), refractory_ms=12.0))
     assert (matches.unit_index == 0).all()
