@@ -52,10 +52,10 @@ MIN_NOISE = 2
 TEMPLATE_BLOCKS = 150
 """Seconds, evenly spread, from which the clusters' templates are made."""
 REFINE_BLOCKS, REFINE_STEPS = 80, 5
-"""Seconds, evenly spread, on which templates are refined, taken apart and refined again; all steps, of which
-refining takes two."""
+"""Seconds, evenly spread, on which templates are refined, before and after units are taken apart; all steps,
+of which refining takes two each time."""
 SPLIT_BLOCKS = 300
-"""Seconds, evenly spread, of which all spikes are looked at to take units apart: rare ones are to be seen."""
+"""Seconds, evenly spread, on which units are taken apart; more, as rare ones are to be seen."""
 STAGES = ("noise", "detect", "motion", "learn", "cluster", "templates", "refine", "match")
 """In order; each shank goes through all."""
 
