@@ -1,10 +1,10 @@
 """One unit or two: neurons alike enough to share a cluster are told apart where others are taken out.
 
-Once matching has found a unit's spikes, those without an overlap differ by noise, by their time between
-samples and, if they are of several neurons, by what sets those apart. Where noise is white, two Gaussians of
-one covariance, beside a broad one for collisions, are compared with a single one by the Bayesian information
-criterion (Schwarz 1978); what is two is looked at again, part by part. So a second neuron is seen that fires
-thirty times less often than the first.
+Once matching has found a unit's spikes, those without an overlap differ by noise and, if they are of several
+neurons, by what sets those apart. Where noise is white, two Gaussians of one covariance, beside a broad one
+for collisions, are compared with a single one by the Bayesian information criterion (Schwarz 1978); what is
+two is looked at again, part by part. So a second neuron is seen that fires thirty times less often than the
+first.
 """
 
 from collections.abc import Callable, Sequence
@@ -109,9 +109,7 @@ def split_units(
         own = waveforms[unit_index == unit]
         # sums in one order, whatever the number of cores
         with threadpool_limits(1):
-            labels = tell_neurons(
-                own[:, :shown], period[unit_index == unit], template[:shown, channels[unit]], root
-            )
+            labels = tell_neurons(own[:, :shown], period[unit_index == unit], root)
         for label in range(labels.max(initial=0) + 1):
             part = template.copy()
             if labels.any():
@@ -120,9 +118,7 @@ def split_units(
     return np.array(templates, dtype=np.float32).reshape(-1, *bank.templates.shape[1:])
 
 
-def tell_neurons(
-    waveforms: np.ndarray, period: np.ndarray, template: np.ndarray, root: np.ndarray
-) -> np.ndarray:
+def tell_neurons(waveforms: np.ndarray, period: np.ndarray, root: np.ndarray) -> np.ndarray:
     """Assign a unit's spikes to one neuron or several.
 
     Parameters
@@ -131,7 +127,6 @@ def tell_neurons(
         Whitened over channels.
     period : ndarray of shape (n_spikes,), int64
         In which part of the recording each is.
-    template : ndarray of shape (n_samples, n_channels), float32
     root : ndarray of shape (n_samples, n_samples)
         Lower Cholesky factor of the noise's covariance over time.
 
@@ -144,9 +139,6 @@ def tell_neurons(
     if len(waveforms) < MIN_WAVEFORMS:
         return one
     rows = _whiten_time(waveforms, root)
-    motion = _whiten_time(np.gradient(template, axis=0)[None], root)[0]
-    motion /= np.linalg.norm(motion)
-    rows -= np.outer(rows @ motion, motion)
     labels = one.copy()
     for label, part in enumerate(take_apart(np.arange(len(rows)), lambda own: find_second(rows[own]))):
         labels[part] = label

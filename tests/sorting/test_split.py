@@ -37,7 +37,7 @@ def make_waveforms(templates, sizes=600, scale_std=0.0, jitter=0.0, seed=0):
 
 def tell(waveforms, period=None):
     period = np.arange(len(waveforms)) * 20 // len(waveforms) if period is None else period
-    return tell_neurons(waveforms, period, waveforms.mean(axis=0), ROOT)
+    return tell_neurons(waveforms, period, ROOT)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -101,7 +101,7 @@ def test_shapes_that_take_turns_are_one_neuron_that_moves():
 def test_few_spikes_stay_together():
     waveforms, _ = make_waveforms([FIRST, 3 * SECOND], sizes=MIN_WAVEFORMS // 2 - 1)
     assert not tell(waveforms).any()
-    assert len(tell_neurons(waveforms[:0], np.zeros(0, np.int64), FIRST, ROOT)) == 0
+    assert len(tell_neurons(waveforms[:0], np.zeros(0, np.int64), ROOT)) == 0
 
 
 FS = 10_000
