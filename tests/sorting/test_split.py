@@ -107,22 +107,28 @@ def test_few_spikes_stay_together():
 FS = 10_000
 
 
-def make_session(templates, duration_s=30, seed=0, size=12):
+def make_session(templates, duration_s=30, seed=0, size=12, partner=None):
+    """Of one unit, which now and then fires just before another one, ``partner``."""
     rng = np.random.default_rng(seed)
     traces = rng.normal(0, 5, (duration_s * FS, 2))
     places = np.arange(200, duration_s * FS - 200, 250)
     neuron = rng.integers(0, len(templates), len(places))
     for place, which in zip(places, neuron, strict=True):
         traces[place - NUM_BEFORE : place - NUM_BEFORE + NUM_SAMPLES] += size * templates[which]
+    for place in [] if partner is None else places[::4]:
+        traces[place : place + NUM_SAMPLES] += size * partner
     recording = ArrayRecording(traces=traces.astype(np.float32), sampling_frequency=FS)
     blocks = cut_blocks(recording.segments, FS)
     raw = [read_padded(recording, b.start - 200, b.stop + 200, b.segment) for b in blocks]
     preprocessor = fit_preprocessor(raw, np.arange(2), np.zeros((2, 2)), SignalParams(), FS)
-    clean = np.zeros((1000, 2), np.float32)
-    clean[500 - NUM_BEFORE : 500 - NUM_BEFORE + NUM_SAMPLES] = size * np.mean(templates, axis=0)
-    start = 500 - preprocessor.margin - NUM_BEFORE
-    template = preprocessor.whiten(preprocessor.filter(clean, blocks[0]))[start : start + NUM_SAMPLES]
-    bank = build_bank(template[None], NUM_BEFORE, preprocessor.autocovariance, np.array([0.1]))
+    units = []
+    for unit in [np.mean(templates, axis=0)] + ([] if partner is None else [partner]):
+        clean = np.zeros((1000, 2), np.float32)
+        clean[500 - NUM_BEFORE : 500 - NUM_BEFORE + NUM_SAMPLES] = size * unit
+        start = 500 - preprocessor.margin - NUM_BEFORE
+        units.append(preprocessor.whiten(preprocessor.filter(clean, blocks[0]))[start : start + NUM_SAMPLES])
+    scale_std = np.full(len(units), 0.1)
+    bank = build_bank(np.stack(units), NUM_BEFORE, preprocessor.autocovariance, scale_std)
     return recording, preprocessor, blocks, bank
 
 
@@ -142,6 +148,11 @@ def test_a_unit_of_two_neurons_gets_two_templates():
 
 def test_a_unit_of_one_neuron_keeps_its_template():
     session = make_session([FIRST])
+    np.testing.assert_array_equal(split(session), session[3].templates)
+
+
+def test_spikes_that_overlap_with_another_units_are_no_other_neuron():
+    session = make_session([FIRST], partner=1.5 * spike(2.5, 0.0)[:, ::-1])
     np.testing.assert_array_equal(split(session), session[3].templates)
 
 
