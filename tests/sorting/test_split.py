@@ -63,20 +63,43 @@ def test_a_neuron_that_fires_thirty_times_less_often_is_found(other, seed):
     assert truth[is_rare].mean() > 0.9
 
 
+def test_a_neuron_is_found_among_spikes_of_varying_size():
+    waveforms, truth = make_waveforms([FIRST, SECOND], [1000, 100], scale_std=0.2)
+    labels = tell(waveforms)
+    is_rare = labels == np.bincount(labels).argmin()
+    assert is_rare[truth == 1].mean() > 0.9
+    assert truth[is_rare].mean() > 0.9
+
+
 @pytest.mark.parametrize(("num_rare", "found"), [(MIN_PART - 5, False), (MIN_PART + 5, True)])
 def test_a_part_has_a_least_number_of_spikes(num_rare, found):
     waveforms, _ = make_waveforms([FIRST, 2 * SECOND], [500, num_rare])
     assert tell(waveforms).any() == found
 
 
+def add_collisions(waveforms, num, largest, seed):
+    """The first spikes with another one of a random shape, size and delay on top."""
+    rng = np.random.default_rng(seed)
+    for waveform in waveforms[:num]:
+        other = np.exp(-0.5 * ((TIME - rng.uniform(-15, 30)) / rng.uniform(2, 8)) ** 2)
+        waveform += 6 * rng.uniform(0.5, largest) * rng.uniform(-1, 1, 2) * other[:, None]
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_collisions_are_no_neuron(seed):
     waveforms, _ = make_waveforms([FIRST], 2000, seed=seed)
-    rng = np.random.default_rng(seed)
-    for waveform in waveforms[:150]:
-        other = rng.uniform(0.5, 2) * np.exp(-0.5 * ((TIME - rng.uniform(-15, 30)) / rng.uniform(2, 8)) ** 2)
-        waveform += 6 * rng.uniform(-1, 1, 2) * other[:, None]
-    assert not tell(waveforms)[150:].any()
+    add_collisions(waveforms, 150, 2.0, seed)
+    assert not tell(waveforms).any()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_rare_neuron_is_found_among_collisions(seed):
+    waveforms, truth = make_waveforms([FIRST, SECOND], [2000, 80], seed=seed)
+    add_collisions(waveforms, 80, 4.0, seed)
+    labels = tell(waveforms)[80:]
+    is_rare = labels == np.bincount(labels).argmin()
+    assert is_rare[truth[80:] == 1].mean() > 0.9
+    assert truth[80:][is_rare].mean() > 0.9
 
 
 def test_three_neurons_are_told_apart():
