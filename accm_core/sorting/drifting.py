@@ -23,6 +23,7 @@ from accm_core.sorting.course import (
     penalize_differences,
     unit_length,
 )
+from accm_core.sorting.gaussian import log_density
 from accm_core.sorting.place import Place, find_place
 from accm_core.types import Snippets
 
@@ -169,7 +170,7 @@ def cluster_drifting(
     return Drift(found, neighborhood_of, place)
 
 
-def unmix_noise(noise: np.ndarray) -> np.ndarray:
+def _unmix_noise(noise: np.ndarray) -> np.ndarray:
     """Weights (n_values, n_values) for flattened snippets, float64, after which noise snippets are white."""
     silence = noise.reshape(len(noise), -1).astype(np.float64)
     covariance = np.atleast_2d(np.cov(silence.T))
@@ -181,7 +182,7 @@ def unmix_noise(noise: np.ndarray) -> np.ndarray:
 
 def _whiten(snippets: Snippets, noise: np.ndarray, neighborhood: np.ndarray) -> np.ndarray:
     """Main directions of each neighbourhood's snippets where noise is white, (n_spikes, n_dims), float64."""
-    unmix = unmix_noise(noise)
+    unmix = _unmix_noise(noise)
     flat = snippets.waveforms.reshape(len(snippets), -1)
     points = np.empty((len(flat), min(NUM_DIMS, flat.shape[1])))
     for hood in np.unique(neighborhood):
@@ -203,7 +204,7 @@ def _fit_mixture(values: np.ndarray, place: np.ndarray, labels: np.ndarray) -> n
     if len(values) < MIN_SPIKES:
         return np.full(len(values), -1, dtype=np.int64)
     # what is no neuron's lies anywhere that spikes lie, and a little beyond
-    density = _log_density(values - values.mean(axis=0), 1.5 * np.cov(values.T))
+    density = log_density(values - values.mean(axis=0), 1.5 * np.cov(values.T))
     everything = _Points(values, place, density)
     rows = np.linspace(0, len(values) - 1, min(len(values), MAX_POINTS)).round().astype(np.int64)
     points, start = everything.select(rows), labels[rows]
@@ -258,20 +259,12 @@ def _core(rest: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     return rest[distance <= np.quantile(distance, CORE)]
 
 
-def _log_density(rest: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """Of a Gaussian, at distances from its mean, (n,)."""
-    root = np.linalg.cholesky(covariance)
-    white = rest @ np.linalg.inv(root).T  # for twelve dimensions ten times as fast as to solve for them
-    size = np.log(np.diag(root)).sum() + 0.5 * len(root) * np.log(2 * np.pi)
-    return np.asarray(-0.5 * np.einsum("nd,nd->n", white, white) - size)
-
-
 def _share_out(points: _Points, neurons: list[_Neuron]) -> tuple[np.ndarray, np.ndarray]:
     """Probability that each point is each neuron's or, in the last column, none's; and its log density."""
     logs = np.empty((len(points.values), len(neurons) + 1))
     for column, neuron in enumerate(neurons):
         rest = points.values - neuron.course[points.place]
-        logs[:, column] = _log_density(rest, neuron.covariance) + np.log(neuron.weight)
+        logs[:, column] = log_density(rest, neuron.covariance) + np.log(neuron.weight)
     left = max(1.0 - sum(neuron.weight for neuron in neurons), 1e-3)
     logs[:, -1] = points.stray_density + np.log(left)
     largest = logs.max(axis=1, keepdims=True)

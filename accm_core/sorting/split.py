@@ -1,4 +1,4 @@
-"""One unit or two: neurons alike enough to share a cluster are told apart where others are taken out.
+"""One unit or two: neurons alike enough to share a cluster are told apart once they are matched.
 
 Once matching has found a unit's spikes, those without an overlap differ by noise and, if they are of several
 neurons, by what sets those apart. Where noise is white, two Gaussians of one covariance, beside a broad one
@@ -21,6 +21,7 @@ from accm_core.signal.chunks import Block, map_blocks
 from accm_core.signal.preprocess import Preprocessor
 from accm_core.signal.snippets import cut_snippets
 from accm_core.sorting.cluster import take_apart
+from accm_core.sorting.gaussian import log_density
 from accm_core.sorting.match import TemplateBank, match_templates, noise_root
 from accm_core.sorting.recover import find_clean, first_of_each
 from accm_core.types import Recording
@@ -192,23 +193,22 @@ class _Fit(NamedTuple):
 
 def _fit(points: np.ndarray, shares: np.ndarray, num_steps: int) -> _Fit:
     """Fit as many Gaussians as ``shares``, (n_points, n_gaussians), has columns; from there on."""
-    num_dims, num_gaussians = points.shape[1], shares.shape[1]
+    num_dims = points.shape[1]
     for _ in range(num_steps):
         weights = np.maximum(shares.sum(axis=0), 1.0)
         means = shares.T @ points / weights[:, None]
         covariance = (points * shares.sum(axis=1)[:, None]).T @ points - (means.T * weights) @ means
         covariance /= weights.sum()
         covariance += RIDGE * np.trace(covariance) / num_dims * np.eye(num_dims)
-        root = np.linalg.cholesky(covariance)
-        centers = np.vstack([means, weights @ means / weights.sum()])
-        off = np.linalg.solve(root, (points[:, None] - centers).reshape(-1, num_dims).T)
-        log_density = -0.5 * (off**2).sum(axis=0).reshape(len(points), -1)
-        log_density[:, -1] = log_density[:, -1] / BREADTH - 0.5 * num_dims * np.log(BREADTH)
-        log_density += np.log(np.append((1 - COLLISIONS) * weights / weights.sum(), COLLISIONS))
-        log_density -= np.log(np.diag(root)).sum() + 0.5 * num_dims * np.log(2 * np.pi)
-        log_total = logsumexp(log_density, axis=1)
-        shares = np.exp(log_density[:, :num_gaussians] - log_total[:, None])
-    separation = np.linalg.norm(np.linalg.solve(root, means[-1] - means[0]))
+        middle = weights @ means / weights.sum()
+        logs = [log_density(points - mean, covariance) for mean in means]
+        logs.append(log_density(points - middle, BREADTH * covariance))
+        weighted = np.stack(logs, axis=1)
+        weighted += np.log(np.append((1 - COLLISIONS) * weights / weights.sum(), COLLISIONS))
+        log_total = logsumexp(weighted, axis=1)
+        shares = np.exp(weighted[:, :-1] - log_total[:, None])
+    apart = means[-1] - means[0]
+    separation = np.sqrt(apart @ np.linalg.solve(covariance, apart))
     return _Fit(shares, float(log_total.sum()), float(separation))
 
 

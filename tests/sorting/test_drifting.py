@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from accm_core.sorting.drifting import NUM_PLACES, _fit_course, _Points, cluster_drifting, unmix_noise
+from accm_core.sorting.drifting import NUM_PLACES, _fit_course, _Points, _unmix_noise, cluster_drifting
 from accm_core.types import Peaks, Snippets
 
 NUM_SAMPLES, NUM_CHANNELS, NUM_BINS = 20, 4, 40
@@ -179,7 +179,7 @@ def test_noise_becomes_white():
     noise = rng.normal(0, 1, (8000, 20, 3))
     for t in range(1, 20):  # correlated over time
         noise[:, t] = 0.8 * noise[:, t - 1] + 0.6 * noise[:, t]
-    white = noise[4000:].reshape(4000, -1) @ unmix_noise(noise[:4000].astype(np.float32))
+    white = noise[4000:].reshape(4000, -1) @ _unmix_noise(noise[:4000].astype(np.float32))
     covariance = np.cov(white.T)
     assert np.diag(covariance) == pytest.approx(1, abs=0.15)
     assert np.abs(covariance - np.diag(np.diag(covariance))).max() < 0.15

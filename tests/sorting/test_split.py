@@ -52,23 +52,25 @@ def test_two_neurons_are_told_apart(other, least, seed):
     assert max(agreement, 1 - agreement) > least
 
 
+def assert_rare_one_found(labels, truth):
+    """The smallest part holds nearly all spikes of neuron 1, and hardly any other."""
+    is_rare = labels == np.bincount(labels).argmin()
+    assert is_rare[truth == 1].mean() > 0.9
+    assert truth[is_rare].mean() > 0.9
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("other", [SECOND, 1.35 * FIRST], ids=["shape", "size"])
 def test_a_neuron_that_fires_thirty_times_less_often_is_found(other, seed):
     waveforms, truth = make_waveforms([FIRST, other], [3000, 100], scale_std=0.03, seed=seed)
     labels = tell(waveforms)
     assert np.bincount(labels).shape == (2,)
-    is_rare = labels == np.bincount(labels).argmin()
-    assert is_rare[truth == 1].mean() > 0.9
-    assert truth[is_rare].mean() > 0.9
+    assert_rare_one_found(labels, truth)
 
 
 def test_a_neuron_is_found_among_spikes_of_varying_size():
     waveforms, truth = make_waveforms([FIRST, SECOND], [1000, 100], scale_std=0.2)
-    labels = tell(waveforms)
-    is_rare = labels == np.bincount(labels).argmin()
-    assert is_rare[truth == 1].mean() > 0.9
-    assert truth[is_rare].mean() > 0.9
+    assert_rare_one_found(tell(waveforms), truth)
 
 
 @pytest.mark.parametrize(("num_rare", "found"), [(MIN_PART - 5, False), (MIN_PART + 5, True)])
@@ -96,10 +98,7 @@ def test_collisions_are_no_neuron(seed):
 def test_a_rare_neuron_is_found_among_collisions(seed):
     waveforms, truth = make_waveforms([FIRST, SECOND], [2000, 80], seed=seed)
     add_collisions(waveforms, 80, 4.0, seed)
-    labels = tell(waveforms)[80:]
-    is_rare = labels == np.bincount(labels).argmin()
-    assert is_rare[truth[80:] == 1].mean() > 0.9
-    assert truth[80:][is_rare].mean() > 0.9
+    assert_rare_one_found(tell(waveforms)[80:], truth[80:])
 
 
 def test_three_neurons_are_told_apart():
