@@ -251,10 +251,10 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     low = find_low(average.mean(), preprocessor.noise_levels_uV, params.match.min_peak)
     crowds = find_crowds(matches, len(bank.energy), num_observed, fs)
     energy = bank.energy[matches.unit_index] if moving is None else moving.energy_at(matches)
-    misfits = find_misfits(matches, bank, energy)
     echoes = find_echoes(matches, bank, num_samples=num_observed, sampling_frequency=fs)
     is_far = find_far_spikes(matches, matches.free_scale(bank, energy), len(bank.energy), num_observed, fs)
     matches, energy = matches.select(~is_far), energy[~is_far]
+    misfits = find_misfits(matches, bank, energy)
     sizes = judge_sizes(
         matches, bank, energy, bank.energy[None] if moving is None else moving.energy_over_time, params.match
     )

@@ -274,6 +274,25 @@ def test_what_a_test_finds_to_be_no_unit_is_not_reported(short, monkeypatch, tes
     assert sort(short[0], make_params()).num_units == 0
 
 
+def test_far_spikes_make_no_unit_a_misfit(short, monkeypatch):
+    """A neuron's own spikes may be fewer than those of another that its template matches too."""
+    seen = []
+    far, misfits = pipeline.find_far_spikes, pipeline.find_misfits
+
+    def find_far_spikes(matches, *arguments):
+        return far(matches, *arguments) | (np.arange(len(matches)) % 3 > 0)
+
+    def find_misfits(matches, *arguments):
+        seen.append(len(matches))
+        return misfits(matches, *arguments)
+
+    whole = len(sort(short[0], make_params()).sample_index)
+    monkeypatch.setattr(pipeline, "find_far_spikes", find_far_spikes)
+    monkeypatch.setattr(pipeline, "find_misfits", find_misfits)
+    sort(short[0], make_params())
+    assert seen[0] < 0.5 * whole
+
+
 def test_units_that_are_expected_less_accurate_than_asked_are_not_reported(short, monkeypatch):
     def judge(*arguments):
         sizes = judge_sizes(*arguments)

@@ -5,23 +5,34 @@ the whole, but where one ends and the other begins they are halves of one hump.
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from accm_core.params import to_samples
 from accm_core.sorting.course import Means, average_bins, measure_separation, smooth_course, unit_length
 from accm_core.sorting.match import TemplateBank
-from accm_core.sorting.merge import REFRACTORY_MS, count_in_same_second, count_pairs
+from accm_core.sorting.merge import (
+    REFRACTORY_MS,
+    count_in_same_second,
+    count_pairs,
+    follow_in_bursts,
+)
 
 MIN_SIMILARITY = 0.85
 """Cosine of two templates, where they meet, from which on they are compared."""
 MAX_SEPARATION = 6.0
-"""Standard deviations between two halves of one hump: 1.6 / 0.6 for a Gaussian, root 12 for a flat one; and
-what a large neuron moves within a bin."""
+"""Standard deviations between units of one neuron where they meet: what a large one moves within a bin."""
+HALVES_SIMILARITY, HALVES_SEPARATION = 0.97, 3.5
+"""Cosine from which on, and standard deviations up to which, two units are halves of one hump wherever they
+meet: 1.6 / 0.6 for a Gaussian, root 12 for a flat one."""
 MAX_RATIO, MAX_RATIO_ALONE = 0.6, 0.4
 """Squared distance where they meet over that of their means, of one neuron; the second where few meet."""
 MIN_MEETINGS, MIN_NEAR = 8, 3
 """Spikes (harmonic sum) in the same bins to judge by separation; and in neighbouring bins to judge at all."""
+MIN_EXPECTED, MAX_MET = 10.0, 0.3
+"""Spikes (harmonic sum) in the same bins if both units fired everywhere alike, from which on it shows whether
+they take turns along the way, as the pieces of one neuron do; and the share of them up to which they do."""
 MAX_SHARE, SLACK = 0.5, 3
 """Pairs in the refractory time, of what chance gives, that one neuron has at most; and some by error."""
 
@@ -79,16 +90,30 @@ class Spikes:
 
 @dataclass(frozen=True)
 class _Course:
-    """One unit: its points, their means in bins, and its smoothed template."""
+    """One unit: its points, their means in bins, its smoothed template, and all of its spikes in samples."""
 
     points: np.ndarray
     bins: np.ndarray
     in_bins: Means
     smooth: np.ndarray
+    train: np.ndarray
+
+
+class _Meeting(NamedTuple):
+    """How far apart two units are where they meet; what a shift in time could explain is left out."""
+
+    ratio: float
+    """Squared distance in the same and neighbouring bins over that of the means of all their spikes."""
+    num_near: float
+    """Harmonic sum of the spikes that it rests on."""
+    separation: float
+    """Distance within bins along the difference of the smoothed templates, in standard deviations."""
+    num_meetings: float
+    """Harmonic sum of the spikes that it rests on."""
 
 
 def link_units(
-    spikes: Spikes, bank: TemplateBank, max_lag: int, sampling_frequency: float
+    spikes: Spikes, bank: TemplateBank, max_lag: int, observed: int, sampling_frequency: float
 ) -> tuple[Spikes, np.ndarray]:
     """Join units that are one moving neuron, the most alike first.
 
@@ -99,6 +124,8 @@ def link_units(
         For its basis.
     max_lag : int
         Largest shift between two templates of one unit, samples.
+    observed : int
+        Samples that the trains are of.
     sampling_frequency : float
         Hz.
 
@@ -108,35 +135,47 @@ def link_units(
         With the unit and the delay of each.
     unit_of : ndarray of shape (n_units,), int64
         The unit that each was given to: itself, where it stands alone.
+
+    Notes
+    -----
+    Of two units that are alike and silent after each other's spikes, one neuron are those that are halves of
+    one hump, those that come near each other where one ends and the other begins, those that take turns along
+    the way, and those of which the smaller follows the larger in bursts.
     """
-    num_units = len(spikes.trains)
-    unit_of = np.arange(num_units)
-    trains = list(spikes.trains)
+    unit_of = np.arange(len(spikes.trains))
     products = _lag_products(bank, max_lag)
     derive = bank.kernels @ np.gradient(bank.courses, axis=1).T
-    courses = {u: _make_course(spikes, u, bank) for u in np.unique(spikes.unit_index).tolist()}
+    found = np.unique(spikes.unit_index).tolist()
+    courses = {unit: _make_course(spikes, unit, bank, spikes.trains[unit]) for unit in found}
     meetings: dict[tuple[int, int], tuple[float, np.ndarray] | None] = {}
     joined = True
     while joined:
         for one in courses:
             for other in courses:
                 if one < other and (one, other) not in meetings:
-                    pair = _by_size(one, other, courses)
-                    meetings[one, other] = _meet(spikes, bank, *pair, courses, products, derive)
+                    meetings[one, other] = _meet(
+                        spikes,
+                        bank,
+                        *_by_size(one, other, courses),
+                        courses,
+                        products,
+                        derive,
+                        observed,
+                        sampling_frequency,
+                    )
         joined = False
         same = [(met[0], pair, met[1]) for pair, met in meetings.items() if met is not None]
         for _, pair, moved in sorted(same, key=lambda s: s[:2]):
             larger, smaller = _by_size(*pair, courses)
-            if not _is_silent(trains[larger], trains[smaller], sampling_frequency):
+            if not _is_silent(courses[larger].train, courses[smaller].train, sampling_frequency):
                 continue
             rows = spikes.unit_index == smaller
             delay = spikes.delay.copy()
             delay[rows] = moved
             spikes = replace(spikes, unit_index=np.where(rows, larger, spikes.unit_index), delay=delay)
             unit_of[unit_of == smaller] = larger
-            trains[larger] = np.sort(np.concatenate([trains[larger], trains[smaller]]))
-            del courses[smaller]
-            courses[larger] = _make_course(spikes, larger, bank)
+            train = np.sort(np.concatenate([courses[larger].train, courses.pop(smaller).train]))
+            courses[larger] = _make_course(spikes, larger, bank, train)
             meetings = {p: m for p, m in meetings.items() if not {larger, smaller} & set(p)}
             joined = True
             break
@@ -154,15 +193,14 @@ def _lag_products(bank: TemplateBank, max_lag: int) -> np.ndarray:
     return products
 
 
-def _make_course(spikes: Spikes, unit: int, bank: TemplateBank) -> _Course:
-    rows = np.flatnonzero(spikes.unit_index == unit)
-    points = spikes.project_unit(unit, bank)
-    return _average_course(points, spikes.bin_index[rows], spikes)
+def _make_course(spikes: Spikes, unit: int, bank: TemplateBank, train: np.ndarray) -> _Course:
+    bins = spikes.bin_index[spikes.unit_index == unit]
+    return _average_course(spikes.project_unit(unit, bank), bins, spikes.num_bins, train)
 
 
-def _average_course(points: np.ndarray, bins: np.ndarray, spikes: Spikes) -> _Course:
-    in_bins = average_bins(points, bins, spikes.num_bins)
-    return _Course(points, bins, in_bins, smooth_course(in_bins))
+def _average_course(points: np.ndarray, bins: np.ndarray, num_bins: int, train: np.ndarray) -> _Course:
+    in_bins = average_bins(points, bins, num_bins)
+    return _Course(points, bins, in_bins, smooth_course(in_bins), train)
 
 
 def _by_size(one: int, other: int, courses: dict[int, _Course]) -> tuple[int, int]:
@@ -177,6 +215,8 @@ def _meet(
     courses: dict[int, _Course],
     products: np.ndarray,
     derive: np.ndarray,
+    observed: int,
+    sampling_frequency: float,
 ) -> tuple[float, np.ndarray] | None:
     """Compare two units where they meet; None for two neurons.
 
@@ -193,13 +233,38 @@ def _meet(
         return None
     rows = np.flatnonzero(spikes.unit_index == smaller)
     delay = np.clip(spikes.delay[rows] - lag, -spikes.max_lag, spikes.max_lag)
-    moved = _average_course(spikes.project(rows, delay, bank), other.bins, spikes)
-    ratio, num_near, separation, num_meetings = _measure(own, moved, derive)
-    if num_meetings >= MIN_MEETINGS:
-        same = separation <= MAX_SEPARATION and ratio <= MAX_RATIO
-    else:
-        same = num_near >= MIN_NEAR and ratio <= MAX_RATIO_ALONE
-    return (ratio, delay) if same else None
+    moved = _average_course(spikes.project(rows, delay, bank), other.bins, spikes.num_bins, other.train)
+    meeting = _measure(own, moved, derive)
+    same = (
+        _are_near(meeting, similarity)
+        or _take_turns(meeting, own, moved)
+        or _are_of_bursts(meeting, own, moved, observed, sampling_frequency)
+    )
+    return (meeting.ratio, delay) if same else None
+
+
+def _are_near(meeting: _Meeting, similarity: float) -> bool:
+    """Whether two units are halves of one hump, or near each other where one ends and the other begins."""
+    if meeting.num_meetings < MIN_MEETINGS:
+        return meeting.num_near >= MIN_NEAR and meeting.ratio <= MAX_RATIO_ALONE
+    are_halves = similarity >= HALVES_SIMILARITY and meeting.separation <= HALVES_SEPARATION
+    return are_halves or (meeting.separation <= MAX_SEPARATION and meeting.ratio <= MAX_RATIO)
+
+
+def _take_turns(meeting: _Meeting, own: _Course, other: _Course) -> bool:
+    """Whether one unit hardly fires while the tissue is where the other does."""
+    expected = 1 / (1 / len(own.points) + 1 / len(other.points))
+    return expected >= MIN_EXPECTED and meeting.num_meetings <= MAX_MET * expected
+
+
+def _are_of_bursts(
+    meeting: _Meeting, own: _Course, other: _Course, observed: int, sampling_frequency: float
+) -> bool:
+    """Whether the smaller spikes are those that follow the larger in a neuron's bursts."""
+    if meeting.num_meetings < MIN_MEETINGS or meeting.separation > MAX_SEPARATION:
+        return False
+    weak, strong = sorted((own, other), key=lambda course: np.linalg.norm(course.in_bins.overall))
+    return follow_in_bursts(strong.train, weak.train, observed, sampling_frequency)
 
 
 def _compare_courses(own: _Course, other: _Course, products: np.ndarray) -> tuple[float, int]:
@@ -218,20 +283,8 @@ def _compare_courses(own: _Course, other: _Course, products: np.ndarray) -> tupl
     return float(fits[best] / max(weight @ length, 1e-12)), best - len(products) // 2
 
 
-def _measure(own: _Course, other: _Course, derive: np.ndarray) -> tuple[float, float, float, float]:
-    """How far apart two units are where they meet; what a shift in time could explain is left out.
-
-    Returns
-    -------
-    ratio : float
-        Squared distance in the same and neighbouring bins over that of the means of all their spikes.
-    num_near : float
-        Harmonic sum of the spikes that it rests on.
-    separation : float
-        Distance within bins along the difference of the smoothed templates, in standard deviations.
-    num_meetings : float
-        Harmonic sum of the spikes that it rests on.
-    """
+def _measure(own: _Course, other: _Course, derive: np.ndarray) -> _Meeting:
+    """Compare two units where they meet."""
     num_bins = len(own.in_bins.counts)
     middle = 0.5 * (own.smooth + other.smooth)
     slope = np.einsum("rs,tsc->trc", derive, middle.reshape(len(middle), len(derive), -1))
@@ -254,7 +307,7 @@ def _measure(own: _Course, other: _Course, derive: np.ndarray) -> tuple[float, f
         average_bins((c.points * axis[c.bins]).sum(axis=1, keepdims=True), c.bins, num_bins)
         for c in (own, other)
     ]
-    return float(ratio), float(num_near), *measure_separation(*along)
+    return _Meeting(float(ratio), float(num_near), *measure_separation(*along))
 
 
 def _leave_out(vectors: np.ndarray, direction: np.ndarray) -> np.ndarray:

@@ -30,6 +30,10 @@ class MovingBank:
         """The bank of where the tissue is at ``sample``."""
         return self.mean.reweigh(self.weights[self._place_at(sample)], self.mean.prior**-0.5)
 
+    def select(self, units: np.ndarray) -> "MovingBank":
+        """The bank of some of the units (indices or mask)."""
+        return replace(self, mean=self.mean.select(units), weights=self.weights[:, units])
+
     @property
     def energy_over_time(self) -> np.ndarray:
         """Of each template in bins of time of the same length, (n_bins, n_units), float32."""

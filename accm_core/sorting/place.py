@@ -5,6 +5,7 @@ run along a curve, and where it comes back they do too. The place is how far alo
 """
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from scipy import linalg
@@ -21,8 +22,9 @@ BINS_PER_SPLINE, MIN_SPLINES, MAX_SPLINES = 4, 4, 12
 """Bins for each spline of the curve, and bounds of their number."""
 BEND_COST = 0.3
 """Of the curve; what straightens it where it has few points, in points."""
-NUM_NEIGHBORS = 6
-"""Of a bin, that look alike."""
+NUM_NEIGHBORS, NEXT_IN_TIME = (3, 6), 0.3
+"""Of a bin, that look alike: so few and so many are tried; and how much alike a bin and the next one are at
+least."""
 NUM_POINTS, NUM_STEPS = 400, 20
 """Of the curve to which the bins are compared; and of fitting it and placing the bins on it."""
 
@@ -76,7 +78,8 @@ def find_place(points: np.ndarray, labels: np.ndarray, bins: np.ndarray, centers
     if not _is_moving(points, labels, bins, len(centers)):
         return None
     means, counts = _embed_bins(points, bins, len(centers))
-    starts = (_order_bins(*_embed_bins(points / times, bins, len(centers))) for times in WIDER)
+    wider = [_embed_bins(points / times, bins, len(centers)) for times in WIDER]
+    starts = (_order_bins(m, n, neighbors) for (m, n), neighbors in product(wider, NUM_NEIGHBORS))
     values, _ = min((_fit_curve(means, counts, start) for start in starts), key=lambda fit: fit[1])
     return Place(centers, values)
 
@@ -102,12 +105,13 @@ def _embed_bins(points: np.ndarray, bins: np.ndarray, num_bins: int) -> tuple[np
     return total.reshape(num_bins, -1) / np.maximum(counts, 1)[:, None], counts
 
 
-def _order_bins(means: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def _order_bins(means: np.ndarray, counts: np.ndarray, num_neighbors: int) -> np.ndarray:
     """An order in which bins that look alike are near each other, (n_bins,): the Fiedler vector."""
     own = (means**2).sum(axis=1) - 1 / np.maximum(counts, 1)  # without what chance adds to a distance
     apart = np.maximum(own[:, None] + own - 2 * means @ means.T, 0)
-    reach = np.sqrt(np.sort(apart, axis=1)[:, min(NUM_NEIGHBORS, len(apart) - 1)])
+    reach = np.sqrt(np.sort(apart, axis=1)[:, min(num_neighbors, len(apart) - 1)])
     alike = np.exp(-apart / np.maximum(reach[:, None] * reach, 1e-12))
+    alike += NEXT_IN_TIME * (np.eye(len(alike), k=1) + np.eye(len(alike), k=-1))
     root = np.sqrt(alike.sum(axis=1))
     _, vectors = linalg.eigh(alike / root[:, None] / root)
     return np.asarray(vectors[:, -2] / root)

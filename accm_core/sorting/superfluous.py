@@ -15,6 +15,7 @@ from accm_core.signal.chunks import Block, map_blocks
 from accm_core.signal.preprocess import Preprocessor
 from accm_core.sorting.match import MIN_CHANNELS_TO_TELL, Matches, TemplateBank, match_templates, noise_root
 from accm_core.sorting.merge import compare_templates
+from accm_core.sorting.moving import MovingBank
 from accm_core.sorting.prune import SCALE_TOLERANCE, find_sums
 from accm_core.sorting.rebuild import rebuild
 from accm_core.sorting.recover import first_of_each
@@ -41,6 +42,7 @@ def find_superfluous(
     *,
     max_lag: int,
     run: RunParams,
+    moving: MovingBank | None = None,
     on_block: Callable[[float], None] | None = None,
 ) -> np.ndarray:
     """Mask of the templates that leave as much of their own spikes as the others do without them, or more.
@@ -56,6 +58,8 @@ def find_superfluous(
     max_lag : int
         As for `find_sums`.
     run : RunParams
+    moving : MovingBank, optional
+        The same units, where their templates change over time; then all are looked at.
     on_block : callable, optional
         Called with the share that is done.
 
@@ -73,9 +77,12 @@ def find_superfluous(
     """
     counts = np.bincount(matches.unit_index, minlength=len(bank.energy))
     observed = sum(block.stop - block.start for block in blocks)
-    superfluous = find_sums(bank, counts, max_lag, observed=observed)
-    suspects = superfluous | find_sums(bank, counts, max_lag, explained=SUSPECT)
-    suspects |= _find_copies(bank, counts, max_lag)
+    if moving is None:
+        superfluous = find_sums(bank, counts, max_lag, observed=observed)
+        suspects = superfluous | find_sums(bank, counts, max_lag, explained=SUSPECT)
+        suspects |= _find_copies(bank, counts, max_lag)
+    else:  # a mixture's template is the sum of its parts' at one place or another, and of them all at none
+        superfluous, suspects = (np.full(len(counts), is_it) for is_it in (False, True))
     if not suspects.any():
         return suspects
     refractory = to_samples(params.refractory_ms, recording.sampling_frequency)
@@ -83,17 +90,18 @@ def find_superfluous(
     quota = -(-MAX_LOOKED_AT // len(blocks))
     reach, touches = bank.margin, bank.pair_row >= 0
 
-    def explain(traces: np.ndarray, units: np.ndarray) -> Matches:
-        channels = np.flatnonzero(bank.weights[units].any(axis=(0, 1)))
+    def explain(traces: np.ndarray, here: TemplateBank, units: np.ndarray) -> Matches:
+        channels = np.flatnonzero(here.weights[units].any(axis=(0, 1)))
         found = match_templates(
-            traces[:, channels], bank.narrow(units, channels), params, refractory=refractory
+            traces[:, channels], here.narrow(units, channels), params, refractory=refractory
         )
         return replace(found, unit_index=units[found.unit_index])
 
     def work(block: Block, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         first, last = np.searchsorted(matches.sample_index, [block.start, block.stop])
-        here = matches.select(np.arange(first, last)).move(-block.start)
-        looked_at = here.select(first_of_each(here.unit_index, suspects[here.unit_index], quota))
+        found = matches.select(np.arange(first, last)).move(-block.start)
+        looked_at = found.select(first_of_each(found.unit_index, suspects[found.unit_index], quota))
+        here = bank if moving is None else moving.at(block.middle)
         lost, num_instead = np.full(len(looked_at), np.nan), np.zeros(len(looked_at))
         traces = preprocessor.whiten(preprocessor.filter(raw, block)) if len(looked_at) else raw
         for row, (sample, unit) in enumerate(zip(looked_at.sample_index, looked_at.unit_index, strict=True)):
@@ -101,11 +109,11 @@ def find_superfluous(
             local = np.flatnonzero(touches[touches[unit]].any(axis=0))
             # without rarer suspects, so that of two that explain each other the more frequent one stays
             others = local[~suspects[local] | (counts[local] > counts[unit])]
-            with_it, without = explain(window, local), explain(window, others)
+            with_it, without = explain(window, here, local), explain(window, here, others)
             near = [np.abs(found.sample_index - reach) <= max_lag for found in (with_it, without)]
             if unit in with_it.unit_index[near[0]]:
-                left = [_energy_left(window, found, bank, unit, root) for found in (with_it, without)]
-                lost[row] = left[1] - left[0]
+                left = [_energy_left(window, found, here, unit, root) for found in (with_it, without)]
+                lost[row] = (left[1] - left[0]) / here.energy[unit]
                 num_instead[row] = 1 + np.count_nonzero(near[1]) - np.count_nonzero(near[0])
         is_seen = ~np.isnan(lost)
         return looked_at.unit_index[is_seen], lost[is_seen], num_instead[is_seen]
@@ -119,7 +127,7 @@ def find_superfluous(
         if rows.sum() >= MIN_LOOKED_AT:
             may_be_alike = np.median(num_instead[rows]) <= 1 and visible[unit] < MIN_CHANNELS_TO_TELL
             least = MIN_LOSS_OF_ONE if may_be_alike else MIN_LOSS
-            superfluous[unit] = np.median(lost[rows]) < least * bank.energy[unit]
+            superfluous[unit] = np.median(lost[rows]) < least
     return superfluous
 
 

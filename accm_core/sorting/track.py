@@ -1,18 +1,23 @@
 """Follow units whose shape changes slowly, on shanks too small to see where the tissue moves to.
 
 Clusters of moving neurons give each unit a template for each place of the tissue, smooth along its way. What
-is matched with these gives better ones; units that are one neuron are joined; and again.
+is matched with these gives better ones; units that are one neuron are joined, those of several taken apart;
+and again.
 """
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from accm_core.params import MatchParams, MergeParams, RunParams, to_samples
 from accm_core.signal.chunks import Block, map_blocks
 from accm_core.signal.preprocess import Preprocessor
 from accm_core.signal.snippets import cut_snippets
+from accm_core.sorting.cluster import take_apart
 from accm_core.sorting.course import average_bins, smooth_course
 from accm_core.sorting.link import Spikes, link_units
 from accm_core.sorting.match import Matches, TemplateBank, match_templates
@@ -20,6 +25,8 @@ from accm_core.sorting.moving import MovingBank
 from accm_core.sorting.place import Place
 from accm_core.sorting.recover import find_overlaps, first_of_each, measure_scale_std
 from accm_core.sorting.sizes import judge_sizes
+from accm_core.sorting.split import MIN_WAVEFORMS, find_second
+from accm_core.sorting.superfluous import find_superfluous
 from accm_core.types import Peaks, Recording
 
 logger = logging.getLogger(__name__)
@@ -29,7 +36,10 @@ BLOCKS_PER_BIN = 5
 NUM_PLACES = 60
 """Places of the tissue, each with its templates: the largest change by a noise level or two in between."""
 NUM_ROUNDS = 3
-"""Of matching, joining and following."""
+"""Of matching, joining, taking apart and following; in the last nothing is taken apart."""
+MAX_LIKENESS = 0.9
+"""Cosine between the difference of two parts of a unit and its template, above which they are the larger and
+the smaller spikes of one neuron that fires in bursts."""
 MIN_SPIKES = 20
 """Fewer spikes show no course: the template stays."""
 LIKELY_OWN = 0.8
@@ -65,7 +75,9 @@ def follow_units(
     run: RunParams,
     on_block: Callable[[float], None] | None = None,
 ) -> MovingBank:
-    """Follow each unit's template along the tissue's way, and join units that are one moving neuron.
+    """Follow each unit's template along the tissue's way, join units that are one moving neuron, part others.
+
+    What is left out in the end are templates without which their spikes are explained as well.
 
     Parameters
     ----------
@@ -85,28 +97,45 @@ def follow_units(
         Called with the share that is done.
     """
     max_lag = to_samples(merge.max_lag_ms, recording.sampling_frequency)
+    observed = sum(block.stop - block.start for block in blocks)
     moving = MovingBank(bank, place, np.repeat(bank.weights[None], NUM_PLACES, axis=0))
     scale_std = np.full(len(bank.energy), params.scale_std)
     refractory = to_samples(params.refractory_ms, recording.sampling_frequency)
     find = _peak_reader(peaks, unit_of_peak, bank.margin, recording.sampling_frequency)
+
+    def report(number: int) -> Callable[[float], None]:
+        return lambda share: None if on_block is None else on_block((number + share) / (NUM_ROUNDS + 2))
+
     for number in range(NUM_ROUNDS + 1):
-
-        def on_share(share: float, number: int = number) -> None:
-            if on_block is not None:
-                on_block((number + share) / (NUM_ROUNDS + 1))
-
         matches, kept, spikes = _collect_spikes(
-            recording, preprocessor, blocks, moving, max_lag, find, run=run, on_block=on_share
+            recording, preprocessor, blocks, moving, max_lag, find, run=run, on_block=report(number)
         )
         if number > 0:  # peaks have no size that would tell
             sizes = judge_sizes(kept, moving.mean, moving.energy_at(kept), moving.energy_over_time, params)
             spikes = spikes.select(sizes.own > LIKELY_OWN)
             scale_std = measure_scale_std(matches, moving.mean, params)
-        linked, unit_of = link_units(spikes, moving.mean, max_lag, recording.sampling_frequency)
+        linked, unit_of = link_units(spikes, moving.mean, max_lag, observed, recording.sampling_frequency)
+        if 0 < number < NUM_ROUNDS:  # clusters of peaks were taken apart before
+            linked, whole = _take_apart(linked, moving.mean)
+            unit_of = np.r_[unit_of, len(unit_of) + np.arange(len(whole))]
+            scale_std = np.r_[scale_std, scale_std[whole]]
         moving = _follow(moving, linked, unit_of, scale_std)
         find = _matcher(moving, params, refractory)
         logger.info("%d units followed", len(moving.mean.energy))
-    return moving
+    _, number_of = np.unique(unit_of, return_inverse=True)
+    superfluous = find_superfluous(
+        recording,
+        preprocessor,
+        blocks,
+        moving.mean,
+        replace(matches, unit_index=number_of[matches.unit_index]),
+        params,
+        max_lag=to_samples(params.ms_before, recording.sampling_frequency),
+        run=run,
+        moving=moving,
+        on_block=report(NUM_ROUNDS + 1),
+    )
+    return moving.select(~superfluous)
 
 
 def _peak_reader(peaks: Peaks, unit_of_peak: np.ndarray, margin: int, sampling_frequency: float) -> _Finder:
@@ -188,18 +217,49 @@ def _collect_spikes(
     return matches, kept, spikes
 
 
+def _take_apart(spikes: Spikes, bank: TemplateBank) -> tuple[Spikes, np.ndarray]:
+    """Make further units of the parts of those that are several neurons; and tell of which unit each was."""
+    unit_index = spikes.unit_index.copy()
+    whole: list[int] = []
+    for unit in np.unique(spikes.unit_index).tolist():
+        rows = np.flatnonzero(spikes.unit_index == unit)
+        if len(rows) < MIN_WAVEFORMS:
+            continue
+        points, bins = spikes.project_unit(unit, bank).astype(np.float64), spikes.bin_index[rows]
+        find_part = partial(_find_part, points, bins, spikes.num_bins)
+        for part in take_apart(np.arange(len(rows)), find_part)[1:]:
+            unit_index[rows[part]] = len(spikes.trains) + len(whole)
+            whole.append(unit)
+    return replace(spikes, unit_index=unit_index), np.array(whole, dtype=np.int64)
+
+
+def _find_part(points: np.ndarray, bins: np.ndarray, num_bins: int, own: np.ndarray) -> np.ndarray | None:
+    """Which of a unit's ``own`` points are a second neuron's, beside the way of all; None for one neuron."""
+    points, bins = points[own], bins[own]
+    way = smooth_course(average_bins(points, bins, num_bins))[bins]
+    rest = points - way
+    with threadpool_limits(1):  # sums in one order, whatever the number of cores
+        is_second = find_second(rest)
+    if is_second is None:
+        return None
+    apart = rest[is_second].mean(axis=0) - rest[~is_second].mean(axis=0)
+    size = way.mean(axis=0)
+    is_size = abs(apart @ size) > MAX_LIKENESS * np.linalg.norm(apart) * np.linalg.norm(size)
+    return None if is_size else is_second
+
+
 def _follow(moving: MovingBank, spikes: Spikes, unit_of: np.ndarray, scale_std: np.ndarray) -> MovingBank:
     """The bank of the joined units, their templates smooth along the way; one with few spikes stays."""
     bank = moving.mean
     weights, overall, widths = [], [], []
     for unit in np.unique(unit_of):
         rows = spikes.unit_index == unit
-        course = moving.weights[:, unit].astype(np.float64)
-        mean = bank.weights[unit]
         if rows.sum() >= MIN_SPIKES:
             means = average_bins(spikes.project_unit(unit, bank), spikes.bin_index[rows], spikes.num_bins)
-            course = smooth_course(means).reshape(course.shape)
-            mean = means.overall.reshape(mean.shape)
+            course = smooth_course(means).reshape(-1, *bank.weights.shape[1:])
+            mean = means.overall.reshape(bank.weights.shape[1:])
+        else:
+            course, mean = moving.weights[:, unit].astype(np.float64), bank.weights[unit]
         weights.append(course)
         overall.append(mean)
         widths.append(scale_std[unit_of == unit].max())

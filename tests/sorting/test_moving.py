@@ -39,3 +39,12 @@ def test_scales_and_energies_of_matches(bank, moving):
     np.testing.assert_allclose(moving.rescale(matches).scale, [2.0, 0.5], rtol=1e-5)
     np.testing.assert_allclose(moving.energy_at(matches), bank.energy[0] * np.array([4, 0.25]), rtol=1e-5)
     np.testing.assert_allclose(moving.energy_over_time[:, 0], bank.energy[0] * np.array([4, 0.25]), rtol=1e-5)
+
+
+def test_some_of_the_units(bank):
+    weights = np.arange(1.0, 7.0)[:, None, None] * np.ones((6, *bank.weights.shape[1:]))
+    three = MovingBank(bank.reweigh(weights[:3], np.full(3, 0.1)), PLACE, np.stack([weights[:3], weights[3:]]))
+    some = three.select(np.array([True, False, True]))
+    np.testing.assert_array_equal(some.at(0).weights, weights[[0, 2]])
+    np.testing.assert_array_equal(some.at(5000).weights, weights[[3, 5]])
+    np.testing.assert_array_equal(some.mean.weights, weights[[0, 2]])

@@ -52,6 +52,14 @@ def test_tissue_that_comes_back_is_at_the_same_place():
     assert np.mean(offs) < 0.013
 
 
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_a_stretch_that_the_tissue_passes_fast_does_not_fold_the_way(seed):
+    """Bins of either side are alike among themselves alone; those that follow each other tell the order."""
+    way = triangle(np.arange(NUM_BINS))
+    points, neuron, bins = make_spikes(way + (way > 0.45), seed=seed)
+    assert abs(spearmanr(find_place(points, neuron, bins, CENTERS).values, way)[0]) > 0.97
+
+
 def test_bins_without_a_spike_do_no_harm():
     way = triangle(np.arange(NUM_BINS))
     points, neuron, bins = make_spikes(way)

@@ -10,6 +10,8 @@ from accm_core.signal.chunks import cut_blocks, read_padded
 from accm_core.signal.preprocess import fit_preprocessor
 from accm_core.sorting import superfluous
 from accm_core.sorting.match import Matches, build_bank, match_templates
+from accm_core.sorting.moving import MovingBank
+from accm_core.sorting.place import Place
 from accm_core.sorting.superfluous import find_superfluous
 from accm_core.types import ArrayRecording
 
@@ -31,8 +33,11 @@ ALIKE = 0.8 * A + 0.7 * spike(110, 2.2, 3)
 """A neuron that A and B explain in part."""
 
 
-def find(last, spikes, num_workers=1, order=None):
-    """Of a bank of A, B, C and ``last``, or in another order, in a recording of these spikes in turn."""
+def find(last, spikes, num_workers=1, order=None, moves=False):
+    """Of a bank of A, B, C and ``last``, or in another order, in a recording of these spikes in turn.
+
+    If it moves, the mean templates are others than those of either place, which are the same.
+    """
     last = last if isinstance(last, list) else [last]
     traces = np.random.default_rng(0).normal(0, 5, (DURATION_S * FS, NUM_CHANNELS))
     fired = []
@@ -61,6 +66,11 @@ def find(last, spikes, num_workers=1, order=None):
     )
     order = np.arange(3 + len(last)) if order is None else np.array(order)
     bank, matches = bank.select(order), replace(matches, unit_index=np.argsort(order)[matches.unit_index])
+    moving = None
+    if moves:
+        mean = bank.reweigh(bank.weights[::-1], np.full(len(order), 0.1))
+        place = Place(np.array([0.0, DURATION_S * FS]), np.array([0.0, 1.0]))
+        moving, bank = MovingBank(mean, place, np.stack([bank.weights] * 2)), mean
     return find_superfluous(
         recording,
         preprocessor,
@@ -70,6 +80,7 @@ def find(last, spikes, num_workers=1, order=None):
         MatchParams(),
         max_lag=NUM_BEFORE,
         run=RunParams(num_workers=num_workers),
+        moving=moving,
     ).tolist()
 
 
@@ -84,6 +95,19 @@ def test_a_mixture_of_collisions_is_found(num_workers):
 
 def test_a_mixture_is_found_wherever_it_stands():
     assert find(MIXTURE, COLLIDING, order=[1, 3, 2, 0]) == [False, True, False, False]
+
+
+def test_a_mixture_is_found_where_tissue_moves():
+    assert find(MIXTURE, COLLIDING, moves=True) == [False, False, False, True]
+    assert find(ALIKE, [*ALONE, *ALONE, (ALIKE, [3])], moves=True) == [False] * 4
+
+
+def test_where_tissue_moves_all_templates_are_looked_at(monkeypatch):
+    """Though those of one time say nothing of a sum, and few spikes decide nothing."""
+    monkeypatch.setattr(superfluous, "SUSPECT", 2.0)
+    assert find(MIXTURE, COLLIDING, moves=True) == [False, False, False, True]
+    monkeypatch.setattr(superfluous, "MIN_LOOKED_AT", 10_000)
+    assert find(A + B, [*ALONE, *ALONE, *ALONE, (A + B, [3])], moves=True) == [False] * 4
 
 
 def test_a_mixture_of_one_neuron_with_little_of_many_is_found():

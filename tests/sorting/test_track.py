@@ -1,6 +1,6 @@
 """Units that move slowly are followed, and their pieces joined."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -232,12 +232,12 @@ def make_bank():
     )
 
 
-def make_spikes(bank: TemplateBank, sizes, units, trains, delay=0, seed=0):
-    """Spikes of the first template with the size of each (n_bins, n_units), ten a bin; 0 is silent."""
+def make_spikes(bank: TemplateBank, sizes, units, trains, delay=0, seed=0, num=10):
+    """Spikes of the first template with the size of each (n_bins, n_units), ``num`` a bin; 0 is silent."""
     rng = np.random.default_rng(seed)
     max_lag = 5
     rows = [
-        (u, b, sizes[b][u]) for b in range(NUM_BINS) for u in range(units) if sizes[b][u] for _ in range(10)
+        (u, b, sizes[b][u]) for b in range(NUM_BINS) for u in range(units) if sizes[b][u] for _ in range(num)
     ]
     waveforms = rng.normal(0, 1, (len(rows), NUM_SAMPLES + 2 * max_lag, 1)).astype(np.float32)
     for row, (unit, _, size) in enumerate(rows):
@@ -261,7 +261,7 @@ TURNS = [(1.0 - 0.05 * b, 0) if b < 6 else (0, 1.0 - 0.05 * b) for b in range(NU
 @pytest.mark.parametrize("delay", [0, 3, -3])
 def test_units_that_become_each_other_are_joined_at_their_lag(delay):
     bank = make_bank()
-    linked, unit_of = link_units(make_spikes(bank, TURNS, 2, APART, delay), bank, 5, FS)
+    linked, unit_of = link_units(make_spikes(bank, TURNS, 2, APART, delay), bank, 5, DURATION_S * FS, FS)
     assert len(set(unit_of)) == 1
     kept = unit_of[0]
     assert set(linked.unit_index) == {kept}
@@ -272,17 +272,110 @@ def test_units_that_become_each_other_are_joined_at_their_lag(delay):
 def test_units_that_fire_together_at_different_sizes_stay_apart():
     bank = make_bank()
     spikes = make_spikes(bank, [(1.0, 0.7)] * NUM_BINS, 2, APART)
-    assert link_units(spikes, bank, 5, FS)[1].tolist() == [0, 1]
+    assert link_units(spikes, bank, 5, DURATION_S * FS, FS)[1].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(("size", "num_left"), [(0.85, 1), (0.75, 2)])
+def test_halves_of_one_hump_are_joined_wherever_they_meet(size, num_left):
+    """A standard deviation of noise is a twentieth of the template."""
+    bank = make_bank()
+    assert 15 < np.sqrt(bank.energy[0]) < 25
+    spikes = make_spikes(bank, [(1.0, size)] * NUM_BINS, 2, APART)
+    assert len(set(link_units(spikes, bank, 5, DURATION_S * FS, FS)[1])) == num_left
+
+
+@pytest.mark.parametrize(("num", "met", "num_left"), [(10, 0, 1), (3, 0, 2), (10, 2, 1), (10, 3, 2)])
+def test_units_that_take_turns_along_the_way_are_joined(num, met, num_left):
+    """Though they are far apart where one ends; not if they are few, or in the same bins too often."""
+    bank = make_bank()
+    sizes = [(1.0 if b < 6 + met else 0, 0.5 if b >= 6 else 0) for b in range(NUM_BINS)]
+    spikes = make_spikes(bank, sizes, 2, APART, num=num)
+    assert len(set(link_units(spikes, bank, 5, DURATION_S * FS, FS)[1])) == num_left
+
+
+@pytest.mark.parametrize(("lag_ms", "first_size", "num_left"), [(5, 1.0, 1), (5, 0.7, 2), (50, 1.0, 2)])
+def test_smaller_spikes_that_follow_larger_ones_are_of_their_bursts(lag_ms, first_size, num_left):
+    bank = make_bank()
+    trains = (APART[0], APART[0] + lag_ms * FS // 1000)
+    spikes = make_spikes(bank, [(first_size, 1.7 - first_size)] * NUM_BINS, 2, trains)
+    assert len(set(link_units(spikes, bank, 5, DURATION_S * FS, FS)[1])) == num_left
+
+
+def test_bursts_are_told_by_the_trains_of_units_joined_before():
+    """The later spikes follow either half of the larger ones by chance, and both together always."""
+    bank = make_bank()
+    first = np.arange(600) * 900
+    trains = (first[::2], first[1::2], first + 5 * FS // 1000)
+    spikes = make_spikes(bank, [(1.0, 0.98, 0.75)] * NUM_BINS, 3, trains)
+    linked, unit_of = link_units(spikes, bank, 5, DURATION_S * FS, FS)
+    assert len(set(unit_of)) == 1
+    assert len(linked.unit_index) == len(spikes.unit_index)
+
+
+@pytest.mark.parametrize("sizes", [[(1.0, 1.0)] * NUM_BINS, [(1 - 0.04 * b,) * 2 for b in range(NUM_BINS)]])
+def test_a_unit_of_two_neurons_is_taken_apart_beside_their_way(sizes):
+    bank = make_bank()
+    spikes = make_spikes(bank, sizes, 2, APART, delay=2)
+    mixed = replace(spikes, unit_index=np.zeros_like(spikes.unit_index), trains=(np.concatenate(APART),))
+    parted, whole = track._take_apart(mixed, bank)
+    assert whole.tolist() == [0]
+    assert set(parted.unit_index) == {0, 1}
+    assert abs(np.mean(parted.unit_index == spikes.unit_index) - 0.5) > 0.48
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [[(1.0, 0.55)] * NUM_BINS, [(1 - 0.05 * b,) * 2 for b in range(NUM_BINS)], [(1.0, 1.0)] * NUM_BINS],
+    ids=["bursts", "moves", "rests"],
+)
+def test_a_neuron_that_moves_or_bursts_stays_whole(sizes):
+    bank = make_bank()
+    spikes = make_spikes(bank, sizes, 2, APART)
+    one = replace(spikes, unit_index=np.zeros_like(spikes.unit_index), trains=(np.concatenate(APART),))
+    parted, whole = track._take_apart(one, bank)
+    assert len(whole) == 0
+    np.testing.assert_array_equal(parted.unit_index, 0)
+
+
+def test_a_followed_unit_of_two_neurons_is_taken_apart(drifting):
+    """Clusters of peaks have both in one; the first differs from the second by its width."""
+    followed = drifting.follow(drifting.bank([shape(0.8, 2.0)]), np.zeros(len(drifting.samples), np.int64))
+    assert len(followed.mean.energy) == 2
+
+
+def test_superfluous_templates_are_left_out(drifting, pieces, followed, monkeypatch):
+    given = []
+
+    def find(recording, preprocessor, blocks, bank, matches, params, *, moving, **rest):
+        given.append((bank, matches, moving))
+        return np.arange(len(bank.energy)) == 0
+
+    monkeypatch.setattr(track, "find_superfluous", find)
+    left = follow_pieces(drifting, pieces)
+    ((bank, matches, moving),) = given
+    assert bank is moving.mean
+    np.testing.assert_array_equal(moving.weights, followed.weights)
+    np.testing.assert_array_equal(left.weights, followed.weights[:, 1:])
+    np.testing.assert_array_equal(left.mean.energy, followed.mean.energy[1:])
+    # whose spikes they are, by the number of the unit they were given to
+    for unit in range(2):
+        own = matches.sample_index[matches.unit_index == unit]
+        near = [
+            np.isin(drifting.samples[drifting.neuron == n] + np.arange(-2, 3)[:, None], own).any(axis=0).mean()
+            for n in range(2)
+        ]
+        assert max(near) > 0.9
+        assert min(near) < 0.1
 
 
 def test_units_that_fire_into_each_others_refractory_time_stay_apart():
     bank = make_bank()
     near = (APART[0], APART[0] + 15)
-    assert link_units(make_spikes(bank, TURNS, 2, near), bank, 5, FS)[1].tolist() == [0, 1]
+    assert link_units(make_spikes(bank, TURNS, 2, near), bank, 5, DURATION_S * FS, FS)[1].tolist() == [0, 1]
 
 
 def test_a_unit_without_a_spike_alone_is_left_as_it_is():
     bank = make_bank()
     spikes = make_spikes(bank, [(1.0,)] * NUM_BINS, 1, (APART[0], np.arange(3)))
     assert spikes.project_unit(1, bank).shape == (0, len(bank.kernels))
-    assert link_units(spikes, bank, 5, FS)[1].tolist() == [0, 1]
+    assert link_units(spikes, bank, 5, DURATION_S * FS, FS)[1].tolist() == [0, 1]
