@@ -43,7 +43,8 @@ def test_scales_and_energies_of_matches(bank, moving):
 
 def test_some_of_the_units(bank):
     weights = np.arange(1.0, 7.0)[:, None, None] * np.ones((6, *bank.weights.shape[1:]))
-    three = MovingBank(bank.reweigh(weights[:3], np.full(3, 0.1)), PLACE, np.stack([weights[:3], weights[3:]]))
+    mean = bank.reweigh(weights[:3], np.full(3, 0.1))
+    three = MovingBank(mean, PLACE, np.stack([weights[:3], weights[3:]]))
     some = three.select(np.array([True, False, True]))
     np.testing.assert_array_equal(some.at(0).weights, weights[[0, 2]])
     np.testing.assert_array_equal(some.at(5000).weights, weights[[3, 5]])

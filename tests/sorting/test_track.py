@@ -360,12 +360,10 @@ def test_superfluous_templates_are_left_out(drifting, pieces, followed, monkeypa
     # whose spikes they are, by the number of the unit they were given to
     for unit in range(2):
         own = matches.sample_index[matches.unit_index == unit]
-        near = [
-            np.isin(drifting.samples[drifting.neuron == n] + np.arange(-2, 3)[:, None], own).any(axis=0).mean()
-            for n in range(2)
-        ]
-        assert max(near) > 0.9
-        assert min(near) < 0.1
+        found = np.isin(drifting.samples + np.arange(-2, 3)[:, None], own).any(axis=0)
+        shares = [found[drifting.neuron == neuron].mean() for neuron in range(2)]
+        assert max(shares) > 0.9
+        assert min(shares) < 0.1
 
 
 def test_units_that_fire_into_each_others_refractory_time_stay_apart():
