@@ -147,13 +147,13 @@ def link_units(
     derive = bank.kernels @ np.gradient(bank.courses, axis=1).T
     found = np.unique(spikes.unit_index).tolist()
     courses = {unit: _make_course(spikes, unit, bank, spikes.trains[unit]) for unit in found}
-    meetings: dict[tuple[int, int], tuple[float, np.ndarray] | None] = {}
+    verdicts: dict[tuple[int, int], tuple[float, np.ndarray] | None] = {}
     joined = True
     while joined:
         for one in courses:
             for other in courses:
-                if one < other and (one, other) not in meetings:
-                    meetings[one, other] = _meet(
+                if one < other and (one, other) not in verdicts:
+                    verdicts[one, other] = _meet(
                         spikes,
                         bank,
                         *_by_size(one, other, courses),
@@ -164,7 +164,7 @@ def link_units(
                         sampling_frequency,
                     )
         joined = False
-        same = [(met[0], pair, met[1]) for pair, met in meetings.items() if met is not None]
+        same = [(met[0], pair, met[1]) for pair, met in verdicts.items() if met is not None]
         for _, pair, moved in sorted(same, key=lambda s: s[:2]):
             larger, smaller = _by_size(*pair, courses)
             if not _is_silent(courses[larger].train, courses[smaller].train, sampling_frequency):
@@ -176,7 +176,7 @@ def link_units(
             unit_of[unit_of == smaller] = larger
             train = np.sort(np.concatenate([courses[larger].train, courses.pop(smaller).train]))
             courses[larger] = _make_course(spikes, larger, bank, train)
-            meetings = {p: m for p, m in meetings.items() if not {larger, smaller} & set(p)}
+            verdicts = {p: m for p, m in verdicts.items() if not {larger, smaller} & set(p)}
             joined = True
             break
     return spikes, unit_of

@@ -284,6 +284,24 @@ def test_halves_of_one_hump_are_joined_wherever_they_meet(size, num_left):
     assert len(set(link_units(spikes, bank, 5, DURATION_S * FS, FS)[1])) == num_left
 
 
+def test_small_neurons_of_different_shapes_are_no_halves():
+    """Though noise hides what they differ in."""
+    bank = make_bank()
+    size, broad = 0.35, 0.5 * (bank.templates[1] + bank.templates[3])
+    spikes = make_spikes(bank, [(size, size)] * NUM_BINS, 2, APART)
+    waveforms = spikes.waveforms.copy()
+    waveforms[spikes.unit_index == 1, 5 : 5 + NUM_SAMPLES] += size * (broad - bank.templates[0])
+    spikes = replace(spikes, waveforms=waveforms)
+    assert len(set(link_units(spikes, bank, 5, DURATION_S * FS, FS)[1])) == 2
+
+
+def test_what_is_joined_keeps_the_spikes_of_both_in_sight():
+    """The third is silent around the first's spikes, not the second's."""
+    bank = make_bank()
+    spikes = make_spikes(bank, [(1.0, 0.99, 0.98)] * NUM_BINS, 3, (*APART, APART[1] + 15))
+    assert len(set(link_units(spikes, bank, 5, DURATION_S * FS, FS)[1])) == 2
+
+
 @pytest.mark.parametrize(("num", "met", "num_left"), [(10, 0, 1), (3, 0, 2), (10, 2, 1), (10, 3, 2)])
 def test_units_that_take_turns_along_the_way_are_joined(num, met, num_left):
     """Though they are far apart where one ends; not if they are few, or in the same bins too often."""
@@ -293,8 +311,11 @@ def test_units_that_take_turns_along_the_way_are_joined(num, met, num_left):
     assert len(set(link_units(spikes, bank, 5, DURATION_S * FS, FS)[1])) == num_left
 
 
-@pytest.mark.parametrize(("lag_ms", "first_size", "num_left"), [(5, 1.0, 1), (5, 0.7, 2), (50, 1.0, 2)])
+@pytest.mark.parametrize(
+    ("lag_ms", "first_size", "num_left"), [(5, 1.0, 1), (5, 0.7, 2), (50, 1.0, 2), (5, 1.25, 2)]
+)
 def test_smaller_spikes_that_follow_larger_ones_are_of_their_bursts(lag_ms, first_size, num_left):
+    """Not those that come first, come later by chance, or are too far apart."""
     bank = make_bank()
     trains = (APART[0], APART[0] + lag_ms * FS // 1000)
     spikes = make_spikes(bank, [(first_size, 1.7 - first_size)] * NUM_BINS, 2, trains)
@@ -321,6 +342,13 @@ def test_a_unit_of_two_neurons_is_taken_apart_beside_their_way(sizes):
     assert whole.tolist() == [0]
     assert set(parted.unit_index) == {0, 1}
     assert abs(np.mean(parted.unit_index == spikes.unit_index) - 0.5) > 0.48
+
+
+def test_few_spikes_of_two_neurons_stay_together():
+    bank = make_bank()
+    spikes = make_spikes(bank, [(1.0, 1.0)] * NUM_BINS, 2, APART, delay=2, num=4)
+    mixed = replace(spikes, unit_index=np.zeros_like(spikes.unit_index), trains=(np.concatenate(APART),))
+    assert len(track._take_apart(mixed, bank)[1]) == 0
 
 
 @pytest.mark.parametrize(
