@@ -106,7 +106,7 @@ def _embed_bins(points: np.ndarray, bins: np.ndarray, num_bins: int) -> tuple[np
 
 
 def _order_bins(means: np.ndarray, counts: np.ndarray, num_neighbors: int) -> np.ndarray:
-    """An order in which bins that look alike are near each other, (n_bins,): the Fiedler vector."""
+    """An order in which bins that are alike or follow each other are near, (n_bins,): the Fiedler vector."""
     own = (means**2).sum(axis=1) - 1 / np.maximum(counts, 1)  # without what chance adds to a distance
     apart = np.maximum(own[:, None] + own - 2 * means @ means.T, 0)
     reach = np.sqrt(np.sort(apart, axis=1)[:, min(num_neighbors, len(apart) - 1)])

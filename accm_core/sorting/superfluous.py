@@ -82,7 +82,7 @@ def find_superfluous(
         suspects = superfluous | find_sums(bank, counts, max_lag, explained=SUSPECT)
         suspects |= _find_copies(bank, counts, max_lag)
     else:  # a mixture's template is the sum of its parts' at one place or another, and of them all at none
-        superfluous, suspects = (np.full(len(counts), is_it) for is_it in (False, True))
+        superfluous, suspects = np.zeros(len(counts), dtype=bool), np.ones(len(counts), dtype=bool)
     if not suspects.any():
         return suspects
     refractory = to_samples(params.refractory_ms, recording.sampling_frequency)
@@ -90,18 +90,18 @@ def find_superfluous(
     quota = -(-MAX_LOOKED_AT // len(blocks))
     reach, touches = bank.margin, bank.pair_row >= 0
 
-    def explain(traces: np.ndarray, here: TemplateBank, units: np.ndarray) -> Matches:
-        channels = np.flatnonzero(here.weights[units].any(axis=(0, 1)))
+    def explain(traces: np.ndarray, shapes: TemplateBank, units: np.ndarray) -> Matches:
+        channels = np.flatnonzero(shapes.weights[units].any(axis=(0, 1)))
         found = match_templates(
-            traces[:, channels], here.narrow(units, channels), params, refractory=refractory
+            traces[:, channels], shapes.narrow(units, channels), params, refractory=refractory
         )
         return replace(found, unit_index=units[found.unit_index])
 
     def work(block: Block, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         first, last = np.searchsorted(matches.sample_index, [block.start, block.stop])
-        found = matches.select(np.arange(first, last)).move(-block.start)
-        looked_at = found.select(first_of_each(found.unit_index, suspects[found.unit_index], quota))
-        here = bank if moving is None else moving.at(block.middle)
+        here = matches.select(np.arange(first, last)).move(-block.start)
+        looked_at = here.select(first_of_each(here.unit_index, suspects[here.unit_index], quota))
+        shapes = bank if moving is None else moving.at(block.middle)
         lost, num_instead = np.full(len(looked_at), np.nan), np.zeros(len(looked_at))
         traces = preprocessor.whiten(preprocessor.filter(raw, block)) if len(looked_at) else raw
         for row, (sample, unit) in enumerate(zip(looked_at.sample_index, looked_at.unit_index, strict=True)):
@@ -109,11 +109,11 @@ def find_superfluous(
             local = np.flatnonzero(touches[touches[unit]].any(axis=0))
             # without rarer suspects, so that of two that explain each other the more frequent one stays
             others = local[~suspects[local] | (counts[local] > counts[unit])]
-            with_it, without = explain(window, here, local), explain(window, here, others)
+            with_it, without = explain(window, shapes, local), explain(window, shapes, others)
             near = [np.abs(found.sample_index - reach) <= max_lag for found in (with_it, without)]
             if unit in with_it.unit_index[near[0]]:
-                left = [_energy_left(window, found, here, unit, root) for found in (with_it, without)]
-                lost[row] = (left[1] - left[0]) / here.energy[unit]
+                left = [_energy_left(window, found, shapes, unit, root) for found in (with_it, without)]
+                lost[row] = (left[1] - left[0]) / shapes.energy[unit]
                 num_instead[row] = 1 + np.count_nonzero(near[1]) - np.count_nonzero(near[0])
         is_seen = ~np.isnan(lost)
         return looked_at.unit_index[is_seen], lost[is_seen], num_instead[is_seen]

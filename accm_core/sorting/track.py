@@ -18,7 +18,7 @@ from accm_core.signal.chunks import Block, map_blocks
 from accm_core.signal.preprocess import Preprocessor
 from accm_core.signal.snippets import cut_snippets
 from accm_core.sorting.cluster import take_apart
-from accm_core.sorting.course import average_bins, smooth_course
+from accm_core.sorting.course import average_bins, smooth_course, unit_length
 from accm_core.sorting.link import Spikes, link_units
 from accm_core.sorting.match import Matches, TemplateBank, match_templates
 from accm_core.sorting.moving import MovingBank
@@ -243,9 +243,8 @@ def _find_part(points: np.ndarray, bins: np.ndarray, num_bins: int, own: np.ndar
     if is_second is None:
         return None
     apart = rest[is_second].mean(axis=0) - rest[~is_second].mean(axis=0)
-    size = way.mean(axis=0)
-    is_size = abs(apart @ size) > MAX_LIKENESS * np.linalg.norm(apart) * np.linalg.norm(size)
-    return None if is_size else is_second
+    likeness = unit_length(apart) @ unit_length(way.mean(axis=0))
+    return None if abs(likeness) > MAX_LIKENESS else is_second
 
 
 def _follow(moving: MovingBank, spikes: Spikes, unit_of: np.ndarray, scale_std: np.ndarray) -> MovingBank:

@@ -322,8 +322,8 @@ def test_smaller_spikes_that_follow_larger_ones_are_of_their_bursts(lag_ms, firs
     assert len(set(link_units(spikes, bank, 5, DURATION_S * FS, FS)[1])) == num_left
 
 
-def test_bursts_are_told_by_the_trains_of_units_joined_before():
-    """The later spikes follow either half of the larger ones by chance, and both together always."""
+def test_halves_and_the_later_spikes_of_their_bursts_become_one_unit():
+    """The later spikes follow each half of the larger ones every other time; none is dropped."""
     bank = make_bank()
     first = np.arange(600) * 900
     trains = (first[::2], first[1::2], first + 5 * FS // 1000)
