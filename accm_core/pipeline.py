@@ -26,6 +26,7 @@ from accm_core.sorting.drifting import Drift, cluster_drifting
 from accm_core.sorting.identify import claim_peaks, cluster_rest, identify_units
 from accm_core.sorting.match import MIN_CHANNELS_TO_TELL, TemplateBank, build_bank
 from accm_core.sorting.merge import merge_clusters, merge_duplicates, merge_pieces
+from accm_core.sorting.place import read_place
 from accm_core.sorting.prune import (
     find_crowds,
     find_echoes,
@@ -41,7 +42,13 @@ from accm_core.sorting.result import ShankResult, build_sorting
 from accm_core.sorting.sizes import judge_sizes
 from accm_core.sorting.split import split_units
 from accm_core.sorting.superfluous import find_superfluous
-from accm_core.sorting.templates import Window, average_clusters, center_templates, silence_channels
+from accm_core.sorting.templates import (
+    Window,
+    average_clusters,
+    center_templates,
+    find_lags,
+    silence_channels,
+)
 from accm_core.sorting.track import bin_times, follow_units
 from accm_core.types import ProgressCallback, Recording, Snippets, Sorting
 
@@ -56,6 +63,9 @@ REFINE_BLOCKS, REFINE_STEPS = 80, 5
 of which refining takes two each time."""
 SPLIT_BLOCKS = 300
 """Seconds, evenly spread, on which units are taken apart; more, as rare ones are to be seen."""
+MAX_FOLLOWED = 32
+"""Channels up to which units are followed where drift is corrected in space, too: so few contacts are near a
+neuron that its shape is mended in part only. Of more it is mended, and following takes time."""
 STAGES = ("noise", "detect", "motion", "learn", "cluster", "templates", "refine", "match")
 """In order; each shank goes through all."""
 
@@ -231,7 +241,7 @@ def _sort_shank(shank: _Shank) -> ShankResult:
         sampling_frequency=fs,
         moves=moving is not None or preprocessor.motion is not None,
     )
-    if preprocessor.motion is not None:
+    if preprocessor.motion is not None and moving is None:
         matches, average = merge_pieces(
             bank, matches, average, preprocessor.motion, params.merge, sampling_frequency=fs
         )
@@ -324,14 +334,20 @@ def _cluster_snippets(
 
 
 def _find_drift(shank: _Shank, survey: Survey, labels: np.ndarray) -> Drift | None:
-    """Clusters that move, where drift cannot be corrected in space; None where nothing moves."""
+    """Clusters that move, where correcting drift in space does not mend that; None where nothing moves."""
     recording, snippets = shank.recording, survey.snippets
+    motion = survey.preprocessor.motion
     locations = recording.channel_locations[survey.preprocessor.channels]
-    if shank.params.motion.correct == "off" or can_move(locations, recording.has_geometry):
+    if shank.params.motion.correct == "off":
         return None
+    if motion is None and can_move(locations, recording.has_geometry):
+        return None
+    if motion is not None and not (motion.is_rigid and len(locations) <= MAX_FOLLOWED):
+        return None
+    place = None if motion is None else read_place(motion)
     bins, centers = bin_times(snippets.peaks.sample_index, survey.blocks)
     neighborhood = find_neighborhoods(snippets.peaks.channel_index, survey.neighborhoods)
-    return cluster_drifting(snippets, survey.noise, labels, neighborhood, bins, centers)
+    return cluster_drifting(snippets, survey.noise, labels, neighborhood, bins, centers, place)
 
 
 def _divide_clusters(
@@ -400,8 +416,8 @@ def _learn_templates(
     order = np.lexsort((-sizes, unit_of))
     _, first = np.unique(unit_of[order], return_index=True)
     templates = bank.templates[order[first]]
-    if not moves:  # where an end is cut off a step is left, which refining mends and following need not
-        templates = center_templates(templates, num_before, max_lag)
+    if not moves:  # following moves the peaks, and cuts no end off
+        templates = center_templates(templates, find_lags(templates, num_before, max_lag))
     units = np.where(labels >= 0, unit_of[labels], -1)
     return _build_bank(shank, preprocessor, templates), units
 

@@ -12,10 +12,12 @@ from accm_core.errors import ParamsError, RecordingError
 from accm_core.evaluate import evaluate
 from accm_core.params import SorterParams, validate_params
 from accm_core.pipeline import STAGES, find_device, sort
+from accm_core.signal.chunks import cut_blocks
+from accm_core.signal.motion import Motion
 from accm_core.simulate import simulate
 from accm_core.sorting.drifting import Drift
 from accm_core.sorting.sizes import judge_sizes
-from accm_core.types import ArrayRecording, Segment
+from accm_core.types import ArrayRecording, Peaks, Segment
 
 FS = 30_000
 CLEAR = {
@@ -473,6 +475,47 @@ def test_pieces_of_a_neuron_in_moving_tissue_are_one_unit(monkeypatch):
     assert len(whole.redundant_names) == 0, str(whole)
     assert len(pieces.redundant_names) >= 3, str(pieces)
     assert whole.accuracy.mean() > pieces.accuracy.mean() + 0.03, f"{whole}\n{pieces}"
+
+
+@pytest.mark.slow
+def test_units_are_followed_where_correcting_drift_does_not_mend_their_shape(monkeypatch):
+    """Contacts 50 µm apart do not tell what is between them."""
+    probe = {"probe": "linear", "num_channels": 16, "pitch_um": 50.0, "num_units": 8, "burst_share": 0.0}
+    recording, truth = simulate(seed=0, duration_s=120, drift_um=40.0, drift_period_s=60.0, **probe)
+    recording = recording.in_memory()
+    followed = evaluate(trains_of(sort(recording, device="cpu")), truth.trains())
+    monkeypatch.setattr(pipeline, "MAX_FOLLOWED", 0)
+    pieces = evaluate(trains_of(sort(recording, device="cpu")), truth.trains())
+    assert followed.accuracy.mean() > 0.8, str(followed)
+    assert followed.accuracy.mean() > pieces.accuracy.mean() + 0.1, f"{followed}\n{pieces}"
+
+
+@pytest.mark.parametrize(
+    ("num_channels", "num_windows", "correct", "is_followed"),
+    [(32, 1, "auto", True), (33, 1, "auto", False), (32, 2, "auto", False), (32, 1, "off", False)],
+)
+def test_what_is_followed_though_drift_is_corrected(
+    num_channels, num_windows, correct, is_followed, monkeypatch
+):
+    locations = np.column_stack([np.zeros(num_channels), 25.0 * np.arange(num_channels)])
+    times = FS * np.array([1.0, 2.0])
+    displacement = np.repeat([[0.0], [20.0]], num_windows, axis=1)
+    motion = Motion(times, np.linspace(0, 1000, num_windows), displacement, locations, 1)
+    zeros = np.zeros(4, np.int64)
+    peaks = Peaks(zeros, zeros, zeros.astype(np.float32), zeros.astype(np.float32))
+    survey = SimpleNamespace(
+        preprocessor=SimpleNamespace(motion=motion, channels=np.arange(num_channels)),
+        snippets=SimpleNamespace(peaks=peaks),
+        noise=None,
+        blocks=cut_blocks((Segment(0, 3 * FS),), FS),
+        neighborhoods=np.tile(np.arange(num_channels), (num_channels, 1)),
+    )
+    recording = SimpleNamespace(channel_locations=locations, has_geometry=True)
+    shank = SimpleNamespace(recording=recording, params=validate_params({"motion": {"correct": correct}}))
+    places = []
+    monkeypatch.setattr(pipeline, "cluster_drifting", lambda *arguments: places.append(arguments[-1]))
+    pipeline._find_drift(shank, survey, zeros)
+    assert [place.values.tolist() for place in places] == ([[0.0, 1.0]] if is_followed else [])
 
 
 @pytest.mark.slow

@@ -79,6 +79,11 @@ class Motion:
     channel_locations: np.ndarray
     axis: int
 
+    @property
+    def is_rigid(self) -> bool:
+        """Whether all of the shank moves alike."""
+        return len(self.window_um) == 1
+
     def displacement_at(self, sample: float) -> np.ndarray:
         """Displacement at each channel, (n_channels,), µm."""
         return np.interp(self.channel_locations[:, self.axis], self.window_um, self.in_windows(sample))

@@ -1,8 +1,9 @@
 """Clusters of neurons that move: shapes as functions of where the tissue is.
 
-On a shank too small to see where the tissue moves to, all of its neurons change at once. As a function of
-where the tissue is, not of time, each neuron's shape changes slowly and comes back to what it was; a mixture
-of Gaussians whose means change with the place tells neurons apart that cross each other's ways.
+On a shank too small to see where the tissue moves to, all of its neurons change at once; on one with few
+contacts nearby, correcting drift in space mends shapes in part only. As a function of where the tissue is,
+not of time, each neuron's shape changes slowly and comes back to what it was; a mixture of Gaussians whose
+means change with the place tells neurons apart that cross each other's ways.
 """
 
 import logging
@@ -130,6 +131,7 @@ def cluster_drifting(
     neighborhood: np.ndarray,
     bins: np.ndarray,
     centers: np.ndarray,
+    place: Place | None = None,
 ) -> Drift | None:
     """Cluster snippets anew where the tissue moves.
 
@@ -146,6 +148,8 @@ def cluster_drifting(
         Of time, a few seconds each.
     centers : ndarray of shape (n_bins,), float64
         Of the bins, samples; between them the tissue moves evenly.
+    place : Place, optional
+        Where the tissue is, if that is known; found from all spikes of a bin when None.
 
     Returns
     -------
@@ -159,12 +163,14 @@ def cluster_drifting(
     """
     with threadpool_limits(1):  # sums in one order, whatever the number of cores
         points = _whiten(snippets, noise, neighborhood)
-        place = find_place(points, labels, bins, centers)
+        # what is left over between the neighbourhoods of a larger shank are collisions, no neurons
+        has_newborn = place is None
+        place = place or find_place(points, labels, bins, centers)
         if place is None:
             return None
         at_place = place.step(snippets.peaks.sample_index, NUM_PLACES)
         found, neighborhood_of = cluster_each(
-            neighborhood, lambda rows: _fit_mixture(points[rows], at_place[rows], labels[rows])
+            neighborhood, lambda rows: _fit_mixture(points[rows], at_place[rows], labels[rows], has_newborn)
         )
     logger.info("tissue moves: %d clusters", len(neighborhood_of))
     return Drift(found, neighborhood_of, place)
@@ -199,7 +205,7 @@ def _whiten(snippets: Snippets, noise: np.ndarray, neighborhood: np.ndarray) -> 
     return points
 
 
-def _fit_mixture(values: np.ndarray, place: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _fit_mixture(values: np.ndarray, place: np.ndarray, labels: np.ndarray, has_newborn: bool) -> np.ndarray:
     """Neuron of each point, from 0 without holes; -1 for none or for one of too few points."""
     if len(values) < MIN_SPIKES:
         return np.full(len(values), -1, dtype=np.int64)
@@ -216,7 +222,7 @@ def _fit_mixture(values: np.ndarray, place: np.ndarray, labels: np.ndarray) -> n
     ]
     fit = _improve(points, neurons, pooled, NUM_STEPS, pool=True)
     for _ in range(NUM_ROUNDS):
-        neurons = _take_apart(points, fit) + _find_newborn(points, fit)
+        neurons = _take_apart(points, fit) + (_find_newborn(points, fit) if has_newborn else [])
         fit = _improve(points, neurons, fit.pooled, NUM_STEPS, pool=True)
         fit = _improve(points, _join(points, fit), fit.pooled, NUM_STEPS // 2, pool=True)
     shares, _ = _share_out(everything, fit.neurons)

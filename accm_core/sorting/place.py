@@ -1,7 +1,8 @@
-"""Where the tissue is, on shanks too small to see it move: one number for all of their neurons.
+"""Where the tissue is: one number for all neurons of a shank.
 
-All spikes of a few seconds together are one point of a high-dimensional space. As the tissue moves the points
-run along a curve, and where it comes back they do too. The place is how far along the curve a point lies.
+On shanks too small to see it move, all spikes of a few seconds together are one point of a high-dimensional
+space. As the tissue moves the points run along a curve, and where it comes back they do too. The place is how
+far along the curve a point lies.
 """
 
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from itertools import product
 import numpy as np
 from scipy import linalg
 
+from accm_core.signal.motion import Motion
 from accm_core.sorting.course import average_bins, cubic_splines, penalize_differences
 
 MIN_STRAY, MIN_OF_CLUSTER = 4.0, 60
@@ -38,7 +40,7 @@ class Place:
     centers : ndarray of shape (n_bins,), float64
         Samples, ascending; between them the tissue moves evenly.
     values : ndarray of shape (n_bins,), float64
-        From 0 to 1; how far that is in micrometres is not known.
+        From 0 to 1, from one end of the way to the other.
     """
 
     centers: np.ndarray
@@ -50,8 +52,14 @@ class Place:
         return np.clip(num_steps * at, 0, num_steps - 1).astype(np.int64)
 
 
+def read_place(motion: Motion) -> Place:
+    """Where the tissue is by its displacement, on a shank along which all moves alike."""
+    course = motion.displacement_um.mean(axis=1)
+    return Place(motion.sample_index, (course - course.min()) / max(np.ptp(course), 1e-12))
+
+
 def find_place(points: np.ndarray, labels: np.ndarray, bins: np.ndarray, centers: np.ndarray) -> Place | None:
-    """Follow the tissue.
+    """Follow the tissue by what all spikes look like.
 
     Parameters
     ----------

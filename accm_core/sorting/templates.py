@@ -213,33 +213,50 @@ def average_clusters(
     return average
 
 
-def center_templates(templates: np.ndarray, num_before: int, max_lag: int) -> np.ndarray:
-    """Move templates whose largest extremum is far from ``num_before`` to have it there.
+def find_lags(templates: np.ndarray, num_before: int, max_lag: int) -> np.ndarray:
+    """Find the templates whose largest extremum is far from ``num_before``, and how far.
 
-    Peaks found on a side lobe of a larger unit's waveform give such templates; centred, they are seen to be
-    that unit.
+    Peaks found on a side lobe of a larger unit's waveform give such templates.
 
     Parameters
     ----------
     templates : ndarray of shape (n_units, n_samples, n_channels), float32
+        Noise units.
     num_before : int
         Samples before the peak.
     max_lag : int
-        Templates off by no more than this many samples stay as they are.
+        Samples that are not far.
 
     Returns
     -------
-    ndarray of the same shape
+    ndarray of shape (n_units,), int64
+        Samples from ``num_before`` to the extremum; 0 where it is not far.
+    """
+    largest = np.ptp(templates, axis=1).argmax(axis=1)
+    courses = templates[np.arange(len(templates)), :, largest]
+    lags = np.abs(courses).argmax(axis=1) - num_before
+    return np.where(np.abs(lags) > max_lag, lags, 0)
+
+
+def center_templates(templates: np.ndarray, lags: np.ndarray) -> np.ndarray:
+    """Move templates to have their extremum where it belongs; centred, a side lobe is seen to be its unit.
+
+    Parameters
+    ----------
+    templates : ndarray of shape (n_units, n_samples, n_channels), float32
+    lags : ndarray of shape (n_units,), int64
+        See `find_lags`.
+
+    Returns
+    -------
+    ndarray of the shape of ``templates``
         What moves in is zero.
     """
     centered = templates.copy()
-    for unit, template in enumerate(templates):
-        course = template[:, np.ptp(template, axis=0).argmax()]
-        shift = num_before - int(np.abs(course).argmax())
-        if abs(shift) > max_lag:
-            moved = np.roll(template, shift, axis=0)
-            moved[slice(0, shift) if shift > 0 else slice(shift, None)] = 0
-            centered[unit] = moved
+    for unit in np.flatnonzero(lags):
+        lag = int(lags[unit])
+        centered[unit] = np.roll(templates[unit], -lag, axis=0)
+        centered[unit, slice(-lag, None) if lag > 0 else slice(0, -lag)] = 0
     return centered
 
 

@@ -1,4 +1,4 @@
-"""Follow units whose shape changes slowly, on shanks too small to see where the tissue moves to.
+"""Follow units whose shape changes slowly, where correcting drift in space cannot mend that.
 
 Clusters of moving neurons give each unit a template for each place of the tissue, smooth along its way. What
 is matched with these gives better ones; units that are one neuron are joined, those of several taken apart;
@@ -27,6 +27,7 @@ from accm_core.sorting.recover import find_overlaps, first_of_each, measure_scal
 from accm_core.sorting.sizes import judge_sizes
 from accm_core.sorting.split import MIN_WAVEFORMS, find_second
 from accm_core.sorting.superfluous import find_superfluous
+from accm_core.sorting.templates import MIN_CHANNEL_VISIBILITY, NOISE_ERRORS, find_lags
 from accm_core.types import Peaks, Recording
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ NUM_ROUNDS = 3
 MAX_LIKENESS = 0.9
 """Cosine between the difference of two parts of a unit and its template, above which they are the larger and
 the smaller spikes of one neuron that fires in bursts."""
+NUM_STRETCHES = 6
+"""Of the way; a template is zero on channels where it stands out of the noise in none of them."""
 MIN_SPIKES = 20
 """Fewer spikes show no course: the template stays."""
 LIKELY_OWN = 0.8
@@ -97,11 +100,11 @@ def follow_units(
         Called with the share that is done.
     """
     max_lag = to_samples(merge.max_lag_ms, recording.sampling_frequency)
+    bank, find = _read_peaks(bank, peaks, unit_of_peak, max_lag, recording.sampling_frequency)
     observed = sum(block.stop - block.start for block in blocks)
     moving = MovingBank(bank, place, np.repeat(bank.weights[None], NUM_PLACES, axis=0))
     scale_std = np.full(len(bank.energy), params.scale_std)
     refractory = to_samples(params.refractory_ms, recording.sampling_frequency)
-    find = _peak_reader(peaks, unit_of_peak, bank.margin, recording.sampling_frequency)
 
     def report(number: int) -> Callable[[float], None]:
         return lambda share: None if on_block is None else on_block((number + share) / (NUM_ROUNDS + 2))
@@ -138,19 +141,33 @@ def follow_units(
     return moving.select(~superfluous)
 
 
-def _peak_reader(peaks: Peaks, unit_of_peak: np.ndarray, margin: int, sampling_frequency: float) -> _Finder:
-    """Finds a block's peaks that are some unit's."""
+def _read_peaks(
+    bank: TemplateBank, peaks: Peaks, unit_of_peak: np.ndarray, max_lag: int, sampling_frequency: float
+) -> tuple[TemplateBank, _Finder]:
+    """The bank of the units that peaks show, and what finds their peaks in a block.
+
+    Peaks on a side lobe move to where the template's extremum is; a unit of such peaks is left out when
+    nearly all of them have another beside them, which is the extremum's own.
+    """
     far = np.diff(peaks.sample_index) > to_samples(LONE_MS, sampling_frequency)
     is_lone = np.r_[True, far] & np.r_[far, True]
+    lags = find_lags(bank.templates, bank.num_before, max_lag)
+    num_lone = np.bincount(unit_of_peak[is_lone & (unit_of_peak >= 0)], minlength=len(lags))
+    units = np.flatnonzero((lags == 0) | (num_lone >= MIN_SPIKES))
+    rows = np.flatnonzero(np.isin(unit_of_peak, units))
+    times = peaks.sample_index[rows] + lags[unit_of_peak[rows]]
+    order = np.argsort(times, kind="stable")
+    times, rows = times[order], rows[order]
 
     def find(block: Block, traces: np.ndarray) -> tuple[Matches, np.ndarray]:
-        rows = np.arange(*np.searchsorted(peaks.sample_index, [block.start, block.stop]))
-        rows = rows[unit_of_peak[rows] >= 0]
-        ones = np.ones(len(rows), dtype=np.float32)
-        at = peaks.sample_index[rows] - block.start + margin
-        return Matches(at, peaks.offset[rows], unit_of_peak[rows], ones, ones, ones), is_lone[rows]
+        inside = slice(*np.searchsorted(times, [block.start, block.stop]))
+        own = rows[inside]
+        ones = np.ones(len(own), dtype=np.float32)
+        at = times[inside] - block.start + bank.margin
+        number = np.searchsorted(units, unit_of_peak[own])
+        return Matches(at, peaks.offset[own], number, ones, ones, ones), is_lone[own]
 
-    return find
+    return bank.select(units), find
 
 
 def _matcher(moving: MovingBank, params: MatchParams, refractory: int) -> _Finder:
@@ -254,9 +271,11 @@ def _follow(moving: MovingBank, spikes: Spikes, unit_of: np.ndarray, scale_std: 
     for unit in np.unique(unit_of):
         rows = spikes.unit_index == unit
         if rows.sum() >= MIN_SPIKES:
-            means = average_bins(spikes.project_unit(unit, bank), spikes.bin_index[rows], spikes.num_bins)
-            course = smooth_course(means).reshape(-1, *bank.weights.shape[1:])
-            mean = means.overall.reshape(bank.weights.shape[1:])
+            points, bins = spikes.project_unit(unit, bank), spikes.bin_index[rows]
+            means = average_bins(points, bins, spikes.num_bins)
+            is_seen = _find_channels(points, NUM_STRETCHES * bins // spikes.num_bins, bank)
+            course = smooth_course(means).reshape(-1, *bank.weights.shape[1:]) * is_seen
+            mean = means.overall.reshape(bank.weights.shape[1:]) * is_seen
         else:
             course, mean = moving.weights[:, unit].astype(np.float64), bank.weights[unit]
         weights.append(course)
@@ -267,3 +286,12 @@ def _follow(moving: MovingBank, spikes: Spikes, unit_of: np.ndarray, scale_std: 
         moving.place,
         np.stack(weights, axis=1).astype(np.float32),
     )
+
+
+def _find_channels(points: np.ndarray, stretch: np.ndarray, bank: TemplateBank) -> np.ndarray:
+    """Channels, (n_channels,), on which a unit's points stand out of the noise in some stretch of the way."""
+    means = average_bins(points, stretch, NUM_STRETCHES)
+    shapes = means.mean.reshape(NUM_STRETCHES, *bank.weights.shape[1:])
+    height = np.abs(np.einsum("skc,kt->stc", shapes, bank.courses)).max(axis=1)
+    least = np.maximum(NOISE_ERRORS / np.sqrt(np.maximum(means.counts, 1)), MIN_CHANNEL_VISIBILITY)
+    return np.asarray((height >= least[:, None]).any(axis=0))

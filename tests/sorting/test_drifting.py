@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from accm_core.sorting.drifting import NUM_PLACES, _fit_course, _Points, _unmix_noise, cluster_drifting
+from accm_core.sorting.place import Place
 from accm_core.types import Peaks, Snippets
 
 NUM_SAMPLES, NUM_CHANNELS, NUM_BINS = 20, 4, 40
@@ -52,10 +53,10 @@ def make_snippets(
     return snippets, noise, neuron, bins, centers, travel * to_and_fro(centers)
 
 
-def cluster(made, labels, neighborhood=None):
+def cluster(made, labels, neighborhood=None, place=None):
     snippets, noise, _, bins, centers, _ = made
     where = np.zeros(len(snippets), np.int64) if neighborhood is None else neighborhood
-    return cluster_drifting(snippets, noise, labels, where, bins, centers)
+    return cluster_drifting(snippets, noise, labels, where, bins, centers, place)
 
 
 def assert_same(labels, neuron):
@@ -92,6 +93,27 @@ def test_neurons_that_come_by_the_same_place_are_told_apart(moving, crossed):
 def test_the_place_of_the_tissue_is_found_up_to_its_scale(moving, crossed):
     place = crossed[1].place.values
     assert abs(np.corrcoef(place, moving[5])[0, 1]) > 0.98
+
+
+@pytest.fixture(scope="module")
+def known(moving):
+    """Where the tissue is, as drift along a large shank tells."""
+    return Place(moving[4], moving[5])
+
+
+def test_neurons_are_told_apart_at_a_place_that_is_known(moving, crossed, known):
+    drift = cluster(moving, crossed[0], place=known)
+    assert drift.place is known
+    assert_same(drift.labels, moving[2])
+    elsewhere = Place(known.centers, np.random.default_rng(0).permutation(known.values))
+    with pytest.raises(AssertionError):
+        assert_same(cluster(moving, crossed[0], place=elsewhere).labels, moving[2])
+
+
+def test_what_no_cluster_holds_is_no_neuron_where_the_place_is_known(moving, known):
+    neuron = moving[2]
+    labels = cluster(moving, np.where(neuron == 2, -1, neuron), place=known).labels
+    assert len(np.unique(labels[labels >= 0])) == 2
 
 
 def test_a_cluster_of_two_neurons_is_taken_apart(moving):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from accm_core.sorting.place import Place, find_place
+from accm_core.signal.motion import Motion
+from accm_core.sorting.place import Place, find_place, read_place
 
 NUM_BINS, PER_BIN = 60, 40
 CENTERS = 1000.0 * np.arange(NUM_BINS) + 500
@@ -78,3 +79,11 @@ def test_steps_between_and_beyond_the_bins():
     place = Place(np.array([100.0, 200.0]), np.array([0.0, 1.0]))
     assert place.step(np.array([0, 100, 149, 151, 200, 900]), 2).tolist() == [0, 0, 0, 1, 1, 1]
     assert place.step(151.0, 2) == 1
+
+
+def test_a_displacement_gives_the_place():
+    times = np.array([100.0, 200.0, 300.0])
+    displacement = np.array([[5.0], [-15.0], [25.0]])
+    place = read_place(Motion(times, np.array([50.0]), displacement, np.zeros((2, 2)), 1))
+    np.testing.assert_array_equal(place.centers, times)
+    assert place.values.tolist() == [0.5, 0.0, 1.0]

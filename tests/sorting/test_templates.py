@@ -13,6 +13,7 @@ from accm_core.sorting.templates import (
     Window,
     average_clusters,
     center_templates,
+    find_lags,
     silence_channels,
     sum_waveforms,
 )
@@ -194,7 +195,9 @@ def test_a_template_of_a_side_lobe_is_centred():
     templates[0, [10, 25], 1] = -3, 9  # aligned to the small trough; the extremum comes 15 samples later
     templates[1, [10, 12], 0] = -3, 9  # within the lag: stays
     templates[2, [2, 10], 0] = -9, 3
-    found = center_templates(templates, 10, max_lag=5)
+    lags = find_lags(templates, 10, max_lag=5)
+    assert lags.tolist() == [15, 0, -8]
+    found = center_templates(templates, lags)
     assert np.argwhere(found[0]).tolist() == [[10, 1]]
     assert found[0, 10, 1] == 9
     np.testing.assert_array_equal(found[1], templates[1])

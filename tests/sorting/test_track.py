@@ -201,6 +201,50 @@ def test_a_unit_without_spikes_keeps_its_template(drifting, pieces):
     )
 
 
+def test_templates_are_silent_on_channels_that_a_neuron_never_reaches():
+    def at(which, sample):
+        """On the first two channels; the second neuron, at the end of its way, on the third as well."""
+        return shape(which) * [1, 1, which * (zigzag(sample) > 0.85), 0]
+
+    session = make_session(at)
+    followed = session.follow(session.bank([shape(0), shape(1)]), session.neuron)
+    energy = (followed.weights**2).sum(axis=(0, 2))
+    energy = energy[energy[:, 2].argsort()]
+    assert (energy > 0).tolist() == [[True, True, False, False], [True, True, True, False]]
+
+
+SIDE_LOBE = 8
+"""Samples after the extremum, further than two templates of one unit are off."""
+
+
+def add_side_lobe(bank):
+    """With the first template as peaks of a side lobe show it."""
+    lobe = np.roll(bank.templates[0], -SIDE_LOBE, axis=0)
+    autocovariance = np.r_[1.0, np.zeros(NUM_SAMPLES)]
+    return build_bank(np.r_[bank.templates, lobe[None]], NUM_BEFORE, autocovariance, np.full(3, 0.1))
+
+
+def test_peaks_on_a_side_lobe_move_to_the_extremum(drifting):
+    bank = add_side_lobe(drifting.bank([shape(0.6, 1.5), shape(1.6, 3.5)])).select(np.array([2, 1]))
+    late = replace(drifting, samples=drifting.samples + SIDE_LOBE * (drifting.neuron == 0))
+    templates = late.follow(bank, drifting.neuron).at(5 * FS).templates
+    at = np.abs(templates).max(axis=2).argmax(axis=1)
+    assert np.abs(at - NUM_BEFORE).max() <= 2
+
+
+def test_a_unit_of_side_lobes_beside_their_extremum_is_left_out(drifting):
+    bank = add_side_lobe(drifting.bank([shape(0.6, 1.5), shape(1.6, 3.5)]))
+    samples = np.concatenate([drifting.samples, drifting.samples[drifting.neuron == 0] + SIDE_LOBE])
+    unit = np.r_[drifting.neuron, np.full(len(samples) - len(drifting.samples), 2)]
+    order = np.argsort(samples)
+    unit = unit[order]
+    twice = replace(drifting, samples=samples[order])
+    assert len(twice.follow(bank, unit).mean.energy) == 2
+    beside = np.flatnonzero(unit == 2)
+    unit[beside[:: len(beside) // 25]] = -1  # too few of those that are alone, still
+    assert len(twice.follow(bank, unit).mean.energy) == 2
+
+
 def test_neurons_that_take_turns_without_meeting_stay_apart():
     def at(which, sample):
         return shape(2 * which, 1.5 + which) if which == (zigzag(sample) > 0.5) else None
