@@ -221,6 +221,11 @@ ABLATIONS = {
     "accm-no-drift": Ablation(
         "drift is neither corrected nor followed", {"motion": {"correct": "off"}}, in_drift=True
     ),
+    "accm-correction-alone": Ablation(
+        "where drift is corrected in space, units are not followed as well",
+        make_patches=_replace(pipeline, "MAX_FOLLOWED", 0),
+        in_drift=True,
+    ),
     "accm-no-sizes": Ablation(
         "far neurons' spikes are not told from a unit's own by all sizes together",
         make_patches=lambda: tuple(

@@ -53,6 +53,14 @@ SETS: dict[str, dict] = {
     "neuropixels64": {"probe": "neuropixels", "num_units": 30, "duration_s": 120.0},
     "noise-alone": {"probe": "poly32", "num_units": 0, "duration_s": 60.0},
     "tetrode-drift": {"probe": "tetrode", "num_units": 8, "drift_um": 40.0, "duration_s": 300.0},
+    "linear16-drift": {
+        "probe": "linear",
+        "num_channels": 16,
+        "num_units": 8,
+        "drift_um": 40.0,
+        "drift_period_s": 60.0,
+        "duration_s": 120.0,
+    },
     "neuropixels64-drift": {
         "probe": "neuropixels",
         "num_units": 30,
@@ -61,7 +69,7 @@ SETS: dict[str, dict] = {
         "duration_s": 120.0,
     },
 }
-CORRECTABLE = ("neuropixels64-drift",)  # other sorters are told to; four channels are too few for it
+CORRECTABLE = ("linear16-drift", "neuropixels64-drift")  # others are told to; on four channels none can
 WHAT = {
     "tetrode": "tetrode, 8 units, a fifth of them bursting",
     "wire-easy": "one wire, 3 units of equal peak, noise 0.05 of the peak",
@@ -70,6 +78,7 @@ WHAT = {
     "neuropixels64": "64 channels of a Neuropixels 1.0, 30 units",
     "noise-alone": "32 channels, background cells and noise, no unit",
     "tetrode-drift": "tetrode, 8 units, tissue that moves by 40 µm in a minute",
+    "linear16-drift": "16 channels in a row, 25 µm apart, 8 units, tissue that moves by 40 µm in 30 s",
     "neuropixels64-drift": "64 channels of a Neuropixels 1.0, 30 units, tissue that moves by 40 µm in 30 s",
 }
 HOW = """- accuracy: TP / (TP + FP + FN), mean over the true units; spikes match within 0.4 ms, units one to
@@ -88,8 +97,8 @@ HOW = """- accuracy: TP / (TP + FP + FN), mean over the true units; spikes match
   found nothing; its time is left out.
 - pca-kmeans: our detection and snippets, then PCA and k-means of scikit-learn. It is **given the true number
   of units**, which the others have to find, and makes one cluster more, for what is no unit.
-- Other sorters run at their defaults, with motion correction on neuropixels64-drift alone: elsewhere nothing
-  drifts, or there are too few channels for it.
+- Other sorters run at their defaults, with motion correction on linear16-drift and neuropixels64-drift alone:
+  elsewhere nothing drifts, or there are too few channels for it.
 - Means over the recordings of a set; in brackets least and largest accuracy where there are several."""
 
 

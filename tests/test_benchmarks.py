@@ -224,7 +224,7 @@ def test_every_set_says_what_it_is():
     assert set(PEERS) <= set(SORTERS)
     assert [name for name in SETS if not worth_sorting(name, "pca-kmeans")] == ["noise-alone"]
     assert all(worth_sorting(name, "accm") for name in SETS)
-    for moving in ("accm-no-drift", "accm-no-pieces"):
+    for moving in ("accm-no-drift", "accm-correction-alone", "accm-no-pieces"):
         assert [name for name in SETS if worth_sorting(name, moving)] == [
             name for name in SETS if not worth_sorting(name, "accm-pca")
         ]
