@@ -56,6 +56,7 @@ SETS: dict[str, dict] = {
     "linear16-drift": {
         "probe": "linear",
         "num_channels": 16,
+        "pitch_um": 50.0,
         "num_units": 8,
         "drift_um": 40.0,
         "drift_period_s": 60.0,
@@ -78,7 +79,7 @@ WHAT = {
     "neuropixels64": "64 channels of a Neuropixels 1.0, 30 units",
     "noise-alone": "32 channels, background cells and noise, no unit",
     "tetrode-drift": "tetrode, 8 units, tissue that moves by 40 µm in a minute",
-    "linear16-drift": "16 channels in a row, 25 µm apart, 8 units, tissue that moves by 40 µm in 30 s",
+    "linear16-drift": "16 channels in a row, 50 µm apart, 8 units, tissue that moves by 40 µm in 30 s",
     "neuropixels64-drift": "64 channels of a Neuropixels 1.0, 30 units, tissue that moves by 40 µm in 30 s",
 }
 HOW = """- accuracy: TP / (TP + FP + FN), mean over the true units; spikes match within 0.4 ms, units one to
