@@ -66,6 +66,9 @@ SPLIT_BLOCKS = 300
 MAX_FOLLOWED = 32
 """Channels up to which units are followed where drift is corrected in space, too: so few contacts are near a
 neuron that its shape is mended in part only. Of more it is mended, and following takes time."""
+MOVING_POWER = 0.6
+"""Of the least expected accuracy, for units that are followed: what their sizes let expect is too much, as
+templates that change take in the spikes of several far neurons, each at its place."""
 STAGES = ("noise", "detect", "motion", "learn", "cluster", "templates", "refine", "match")
 """In order; each shank goes through all."""
 
@@ -268,7 +271,8 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     sizes = judge_sizes(
         matches, bank, energy, bank.energy[None] if moving is None else moving.energy_over_time, params.match
     )
-    unsure = sizes.accuracy < params.match.min_accuracy
+    least = params.match.min_accuracy
+    unsure = sizes.accuracy < (least if moving is None else least**MOVING_POWER)
     restless = find_restless(
         matches, bank, energy, params.match, num_samples=num_observed, sampling_frequency=fs
     )

@@ -16,6 +16,7 @@ from accm_core.signal.chunks import cut_blocks
 from accm_core.signal.motion import Motion
 from accm_core.simulate import simulate
 from accm_core.sorting.drifting import Drift
+from accm_core.sorting.place import Place
 from accm_core.sorting.sizes import judge_sizes
 from accm_core.types import ArrayRecording, Peaks, Segment
 
@@ -306,6 +307,25 @@ def test_units_that_are_expected_less_accurate_than_asked_are_not_reported(short
         sort(short[0], make_params(match={"min_accuracy": least})).num_units for least in (0.6, 0.65, 0.71)
     ]
     assert found == [whole, whole - 1, 0]
+
+
+def test_more_is_expected_of_units_that_are_followed(short, monkeypatch):
+    def follow(shank, survey, labels):
+        clusters = np.zeros(labels.max() + 1, np.int64)
+        return Drift(labels, clusters, Place(np.array([0.0, 12.0 * FS]), np.zeros(2)))
+
+    def judge(accuracy):
+        return lambda *arguments: replace(
+            judge_sizes(*arguments), accuracy=np.full(len(arguments[1].energy), accuracy)
+        )
+
+    monkeypatch.setattr(pipeline, "_find_drift", follow)
+    found = []
+    for accuracy in (0.65, 0.67):
+        monkeypatch.setattr(pipeline, "judge_sizes", judge(accuracy))
+        found.append(sort(short[0], make_params()).num_units)
+    assert found[0] == 0
+    assert found[1] > 0
 
 
 def test_shanks_are_sorted_apart(short):
