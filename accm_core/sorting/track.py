@@ -153,7 +153,8 @@ def _read_peaks(
     is_lone = np.r_[True, far] & np.r_[far, True]
     lags = find_lags(bank.templates, bank.num_before, max_lag)
     num_lone = np.bincount(unit_of_peak[is_lone & (unit_of_peak >= 0)], minlength=len(lags))
-    units = np.flatnonzero((lags == 0) | (num_lone >= MIN_SPIKES))
+    is_unit = (lags == 0) | (num_lone >= MIN_SPIKES)
+    units = np.flatnonzero(is_unit | ~is_unit.any())
     rows = np.flatnonzero(np.isin(unit_of_peak, units))
     times = peaks.sample_index[rows] + lags[unit_of_peak[rows]]
     order = np.argsort(times, kind="stable")
@@ -265,15 +266,14 @@ def _find_part(points: np.ndarray, bins: np.ndarray, num_bins: int, own: np.ndar
 
 
 def _follow(moving: MovingBank, spikes: Spikes, unit_of: np.ndarray, scale_std: np.ndarray) -> MovingBank:
-    """The bank of the joined units, their templates smooth along the way; one with few spikes stays."""
+    """The bank of the joined units, their templates smooth along the way; few or faint spikes leave it."""
     bank = moving.mean
     weights, overall, widths = [], [], []
     for unit in np.unique(unit_of):
-        rows = spikes.unit_index == unit
-        if rows.sum() >= MIN_SPIKES:
-            points, bins = spikes.project_unit(unit, bank), spikes.bin_index[rows]
+        points, bins = spikes.project_unit(unit, bank), spikes.bin_index[spikes.unit_index == unit]
+        is_seen = _find_channels(points, NUM_STRETCHES * bins // spikes.num_bins, bank)
+        if len(points) >= MIN_SPIKES and is_seen.any():
             means = average_bins(points, bins, spikes.num_bins)
-            is_seen = _find_channels(points, NUM_STRETCHES * bins // spikes.num_bins, bank)
             course = smooth_course(means).reshape(-1, *bank.weights.shape[1:]) * is_seen
             mean = means.overall.reshape(bank.weights.shape[1:]) * is_seen
         else:
