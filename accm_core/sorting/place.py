@@ -54,8 +54,7 @@ class Place:
 
 def read_place(motion: Motion) -> Place:
     """Where the tissue is by its displacement, on a shank along which all moves alike."""
-    course = motion.displacement_um.mean(axis=1)
-    return Place(motion.sample_index, (course - course.min()) / max(np.ptp(course), 1e-12))
+    return Place(motion.sample_index, _from_end_to_end(motion.displacement_um.mean(axis=1)))
 
 
 def find_place(points: np.ndarray, labels: np.ndarray, bins: np.ndarray, centers: np.ndarray) -> Place | None:
@@ -132,7 +131,7 @@ def _fit_curve(means: np.ndarray, counts: np.ndarray, start: np.ndarray) -> tupl
     along = cubic_splines(np.linspace(0, 1, NUM_POINTS), num_splines)
     place = start
     for _ in range(NUM_STEPS):
-        place = (place - place.min()) / max(np.ptp(place), 1e-12)
+        place = _from_end_to_end(place)
         splines = cubic_splines(place, num_splines)
         weighted = counts * splines.T
         curve = along @ linalg.solve(weighted @ splines + penalty, weighted @ means, assume_a="sym")
@@ -140,4 +139,9 @@ def _fit_curve(means: np.ndarray, counts: np.ndarray, start: np.ndarray) -> tupl
         way = np.r_[0.0, np.linalg.norm(np.diff(curve, axis=0), axis=1).cumsum()]
         place = way[nearest] / max(way[-1], 1e-12)
     off = counts @ ((means - curve[nearest]) ** 2).sum(axis=1)
-    return (place - place.min()) / max(np.ptp(place), 1e-12), float(off)
+    return _from_end_to_end(place), float(off)
+
+
+def _from_end_to_end(values: np.ndarray) -> np.ndarray:
+    """Values moved and scaled to lie from 0 to 1."""
+    return np.asarray((values - values.min()) / max(np.ptp(values), 1e-12))

@@ -27,7 +27,7 @@ from accm_core.sorting.recover import find_overlaps, first_of_each, measure_scal
 from accm_core.sorting.sizes import judge_sizes
 from accm_core.sorting.split import MIN_WAVEFORMS, find_second
 from accm_core.sorting.superfluous import find_superfluous
-from accm_core.sorting.templates import MIN_CHANNEL_VISIBILITY, NOISE_ERRORS, find_lags
+from accm_core.sorting.templates import NOISE_ERRORS, find_lags, silence_channels
 from accm_core.types import Peaks, Recording
 
 logger = logging.getLogger(__name__)
@@ -292,6 +292,6 @@ def _find_channels(points: np.ndarray, stretch: np.ndarray, bank: TemplateBank) 
     """Channels, (n_channels,), on which a unit's points stand out of the noise in some stretch of the way."""
     means = average_bins(points, stretch, NUM_STRETCHES)
     shapes = means.mean.reshape(NUM_STRETCHES, *bank.weights.shape[1:])
-    height = np.abs(np.einsum("skc,kt->stc", shapes, bank.courses)).max(axis=1)
-    least = np.maximum(NOISE_ERRORS / np.sqrt(np.maximum(means.counts, 1)), MIN_CHANNEL_VISIBILITY)
-    return np.asarray((height >= least[:, None]).any(axis=0))
+    templates = np.einsum("skc,kt->stc", shapes, bank.courses)
+    least = NOISE_ERRORS / np.sqrt(np.maximum(means.counts, 1))
+    return np.asarray(silence_channels(templates, least[:, None, None]).any(axis=(0, 1)))
