@@ -45,7 +45,7 @@ class MotionParams(_Group):
     """Drift of the tissue along the probe."""
 
     correct: Literal["auto", "off"] = "auto"
-    """auto: correct drift on shanks of 16 channels and 150 µm or more; follow units on others and up to 32."""
+    """auto: correct drift on shanks of 16 channels, 150 µm or more; on others, and up to 32, follow units."""
 
 
 class DetectParams(_Group):
