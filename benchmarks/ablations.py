@@ -20,7 +20,7 @@ from accm_core.params import validate_params
 from accm_core.signal import preprocess, survey
 from accm_core.signal.matched import MatchedFilter
 from accm_core.signal.preprocess import Preprocessor
-from accm_core.sorting import match, track
+from accm_core.sorting import match, pursuit, track
 from accm_core.sorting.match import Matches
 from accm_core.sorting.sizes import Sizes
 from accm_core.sorting.templates import WaveformAverage
@@ -160,12 +160,12 @@ def _pursue_once(fits, blocked, model, until):  # type: ignore[no-untyped-def]
     """``match.pursue`` without its revisions: a constant of a compiled function cannot be patched."""
     best_gain = np.zeros(fits.shape[1], dtype=np.float32)
     best_unit = np.zeros(fits.shape[1], dtype=np.int32)
-    match._refresh(fits, blocked, model, 0, fits.shape[1], best_gain, best_unit)
+    pursuit._refresh(fits, blocked, model, 0, fits.shape[1], best_gain, best_unit)
     samples = [np.int64(0) for _ in range(0)]
     units = [np.int64(0) for _ in range(0)]
     values = [(np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)) for _ in range(0)]
-    match._take_all(fits, blocked, model, best_gain, best_unit, samples, units, values)
-    return match.in_order(samples, units, values, len(model.energy))
+    pursuit._take_all(fits, blocked, model, best_gain, best_unit, samples, units, values)
+    return pursuit.in_order(samples, units, values, len(model.energy))
 
 
 ABLATIONS = {

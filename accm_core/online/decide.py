@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 from accm_core.signal.snippets import LANCZOS_TAPS, lanczos_kernel
-from accm_core.sorting.match import pursue, take_known
+from accm_core.sorting.pursuit import pursue, take_known
 from accm_core.sorting.recover import MAX_DEVIATION, MIN_PROBABILITY, mark_overlaps
 
 

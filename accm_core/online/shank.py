@@ -12,7 +12,8 @@ from accm_core.online.plan import ShankPlan
 from accm_core.params import MatchParams, to_samples
 from accm_core.signal.median import median_over_channels
 from accm_core.signal.snippets import LANCZOS_TAPS
-from accm_core.sorting.match import MIN_EDGE, Matches, TemplateBank, describe_units
+from accm_core.sorting.match import Matches, TemplateBank, describe_units
+from accm_core.sorting.pursuit import MIN_EDGE
 from accm_core.sorting.recover import OVERLAP_MS
 
 

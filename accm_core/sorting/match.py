@@ -7,15 +7,13 @@ threshold. Spikes that overlap are thereby split into their units.
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
-import numba
 import numpy as np
 from scipy import fft, linalg
 
 from accm_core.params import MatchParams
-from accm_core.signal.snippets import LANCZOS_TAPS, lanczos_kernel
 from accm_core.signal.transpose import transpose
+from accm_core.sorting.pursuit import Model, pursue
 
 MIN_CHANNELS_TO_TELL = 8
 """Channels from which on their places tell neurons apart; on fewer, only the courses of their spikes may."""
@@ -31,13 +29,6 @@ LOG_ODDS_SHARE = 0.6
 """Of the log odds of matching, what is meant; see `calibrate`."""
 FREQUENCY_TILE = 256
 """Frequencies worked on at once: small enough for the processor's cache."""
-MAX_REVISIONS, MAX_MOVE = 3, 0.1
-"""Times that overlapping spikes are taken back and explained anew; samples that a spike may still move by."""
-MAX_SCALE = 10.0
-"""Times its template that is taken out at most: what is larger is no spike of the unit, and where taking out
-leaves more than there was, it does not grow without bound."""
-MIN_EDGE = 4
-"""Samples around a spike at which fits are looked up, for its time between samples and its rivals."""
 NEGLIGIBLE = 0.02
 """Pairs whose largest cross-correlation is below this share of the smaller energy do not interact."""
 
@@ -405,27 +396,6 @@ def calibrate(probability: np.ndarray) -> np.ndarray:
     return yes / (yes + no)
 
 
-@numba.njit(cache=True, nogil=True)
-def _gain(fit, energy, prior, min_scale):  # type: ignore[no-untyped-def]
-    if fit < min_scale * energy:
-        return np.float32(0.0)
-    return (fit + prior) * (fit + prior) / (energy + prior) - prior
-
-
-class Model(NamedTuple):
-    """What matching knows of the units, in the form that numba takes; see `describe_units`."""
-
-    energy: np.ndarray
-    prior: np.ndarray
-    pair_row: np.ndarray
-    correlations: np.ndarray
-    threshold: np.float32
-    min_scale: np.float32
-    reach: int
-    refractory: int
-    edge: int
-
-
 def describe_units(bank: TemplateBank, params: MatchParams, *, refractory: int, edge: int) -> Model:
     """What `pursue` needs to know of the units.
 
@@ -449,237 +419,3 @@ def describe_units(bank: TemplateBank, params: MatchParams, *, refractory: int, 
         refractory,
         edge,
     )
-
-
-@numba.njit(cache=True, nogil=True)
-def _refresh(fits, blocked, model, first, last, best_gain, best_unit):  # type: ignore[no-untyped-def]
-    """Best unit at each sample from ``first`` to ``last``, except at the edges."""
-    first, last = max(first, model.edge), min(last, fits.shape[1] - model.edge)
-    if first >= last:
-        return
-    gains, units = best_gain[first:last], best_unit[first:last]
-    gains[:] = 0.0
-    for unit in range(len(model.energy)):
-        p = model.prior[unit]
-        scale = np.float32(1.0) / (model.energy[unit] + p)
-        least = model.min_scale * model.energy[unit]
-        left, barred = fits[unit, first:last], blocked[unit, first:last]
-        for t in range(len(gains)):
-            # without a branch: the compiler makes vectors of it
-            gain = (left[t] + p) * (left[t] + p) * scale - p
-            is_better = (left[t] >= least) & (barred[t] == 0) & (gain > gains[t])
-            gains[t] = gain if is_better else gains[t]
-            units[t] = unit if is_better else units[t]
-
-
-@numba.njit(cache=True, nogil=True)
-def take_known(fits, blocked, model, samples, units, offsets, scales):  # type: ignore[no-untyped-def]
-    """Take spikes out of the fits, and let their units rest around them; samples may be negative."""
-    for k in range(len(samples)):
-        t, unit = samples[k], units[k]
-        _subtract(fits, model, unit, t, offsets[k], scales[k])
-        last = t + model.refractory + 1
-        if last > 0:
-            blocked[unit, max(t - model.refractory, 0) : last] += np.uint8(1)
-
-
-@numba.njit(cache=True, nogil=True)
-def pursue(fits, blocked, model, until):  # type: ignore[no-untyped-def]
-    """Take out all spikes, then revise those that overlap, until none moves.
-
-    ``fits`` and ``blocked`` (how many spikes of the unit itself forbid one here) are changed in place. Spikes
-    from ``until`` on serve to explain what comes before; when there are no others, none is revised.
-    Returns what `Matches` holds, in order of time, then unit.
-    """
-    num_samples = fits.shape[1]
-    best_gain = np.zeros(num_samples, dtype=np.float32)
-    best_unit = np.zeros(num_samples, dtype=np.int32)
-    _refresh(fits, blocked, model, 0, num_samples, best_gain, best_unit)
-    samples = [np.int64(0) for _ in range(0)]
-    units = [np.int64(0) for _ in range(0)]
-    values = [(np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)) for _ in range(0)]
-    for revision in range(MAX_REVISIONS + 1):
-        _take_all(fits, blocked, model, best_gain, best_unit, samples, units, values)
-        if revision == MAX_REVISIONS or len(samples) == 0 or min(samples) >= until:
-            break
-        if not _revise(fits, blocked, model, best_gain, best_unit, samples, units, values):
-            break
-    return in_order(samples, units, values, len(model.energy))
-
-
-@numba.njit(cache=True, nogil=True)
-def in_order(samples, units, values, num_units):  # type: ignore[no-untyped-def]
-    """The spikes that are left, as `pursue` returns them."""
-    kept = np.array([k for k in range(len(samples)) if samples[k] >= 0], dtype=np.int64)
-    place = np.array([samples[k] * num_units + units[k] for k in kept], dtype=np.int64)
-    kept = kept[np.argsort(place)]
-    kept_samples, kept_units = np.zeros(len(kept), dtype=np.int64), np.zeros(len(kept), dtype=np.int64)
-    table = np.zeros((4, len(kept)), dtype=np.float32)
-    for row in range(len(kept)):
-        k = kept[row]
-        kept_samples[row], kept_units[row] = samples[k], units[k]
-        table[0, row], table[1, row], table[2, row], table[3, row] = values[k]
-    return kept_samples, table[0], kept_units, table[1], table[2], table[3]
-
-
-@numba.njit(cache=True, nogil=True)
-def _take_all(fits, blocked, model, best_gain, best_unit, samples, units, values):  # type: ignore[no-untyped-def]
-    """Take out the best match again and again until none exceeds the threshold; appends to the lists."""
-    found = True
-    while found:
-        found = False
-        for t in range(model.edge, fits.shape[1] - model.edge):
-            if best_gain[t] <= model.threshold or not _is_largest(best_gain, t, model.reach):
-                continue
-            found = True
-            unit = best_unit[t]
-            values.append(_take_out(fits, blocked, model, unit, t))
-            samples.append(np.int64(t))
-            units.append(unit)
-            _refresh(fits, blocked, model, t - model.reach, t + model.reach + 1, best_gain, best_unit)
-
-
-@numba.njit(cache=True, nogil=True)
-def _revise(fits, blocked, model, best_gain, best_unit, samples, units, values):  # type: ignore[no-untyped-def]
-    """Explain each overlapping spike anew (sample -1: nothing is left of it); whether any has changed."""
-    changed = False
-    order = np.argsort(np.array(samples, dtype=np.int64), kind="mergesort")
-    for rank in range(len(order)):
-        k = order[rank]
-        if samples[k] < 0 or not _has_rival(samples, units, order, rank, model.pair_row, model.reach):
-            continue
-        t, unit, old_offset = samples[k], units[k], values[k][0]
-        _put_back(fits, blocked, model, unit, t, values[k])
-        new_unit, new_t, gain = _find_best(fits, blocked, model, unit, t)
-        if gain <= model.threshold:
-            changed = True
-            samples[k] = np.int64(-1)
-        else:
-            values[k] = _take_out(fits, blocked, model, new_unit, new_t)
-            moved = abs(new_t + values[k][0] - t - old_offset)
-            changed = changed or new_unit != unit or moved > MAX_MOVE
-            samples[k], units[k] = np.int64(new_t), np.int64(new_unit)
-        first, last = min(t, new_t) - model.reach, max(t, new_t) + model.reach + 1
-        _refresh(fits, blocked, model, first, last, best_gain, best_unit)
-    return changed
-
-
-@numba.njit(cache=True, nogil=True)
-def _take_out(fits, blocked, model, unit, t):  # type: ignore[no-untyped-def]
-    """Explain a spike of ``unit`` at ``t``: its offset, scale, gain and probability."""
-    energy, prior = model.energy[unit], model.prior[unit]
-    offset, fit = _between_samples(fits[unit], t)
-    gain = _gain(fits[unit, t], energy, prior, model.min_scale)
-    scale = min((fit + prior) / (energy + prior), MAX_SCALE)
-    probability = _posterior(fits, blocked, model, unit, t, gain)
-    _subtract(fits, model, unit, t, offset, scale)
-    blocked[unit, max(t - model.refractory, 0) : t + model.refractory + 1] += np.uint8(1)
-    return np.float32(offset), np.float32(scale), np.float32(gain), np.float32(probability)
-
-
-@numba.njit(cache=True, nogil=True)
-def _put_back(fits, blocked, model, unit, t, value):  # type: ignore[no-untyped-def]
-    """Undo ``_take_out``."""
-    _subtract(fits, model, unit, t, value[0], -value[1])
-    blocked[unit, max(t - model.refractory, 0) : t + model.refractory + 1] -= np.uint8(1)
-
-
-@numba.njit(cache=True, nogil=True)
-def _find_best(fits, blocked, model, unit, t):  # type: ignore[no-untyped-def]
-    """Best explanation, within the refractory time of ``t``, by a unit that touches ``unit``."""
-    first = max(t - model.refractory, model.edge)
-    last = min(t + model.refractory + 1, fits.shape[1] - model.edge)
-    best_unit, best_t, best_gain = unit, first, np.float32(0.0)
-    for other in range(len(model.energy)):
-        if model.pair_row[unit, other] < 0:
-            continue
-        for s in range(first, last):
-            if blocked[other, s] == 0:
-                gain = _gain(fits[other, s], model.energy[other], model.prior[other], model.min_scale)
-                if gain > best_gain:
-                    best_unit, best_t, best_gain = other, s, gain
-    return best_unit, best_t, best_gain
-
-
-@numba.njit(cache=True, nogil=True)
-def _has_rival(samples, units, order, rank, pair_row, reach):  # type: ignore[no-untyped-def]
-    """Whether another spike within reach touches this one's unit."""
-    k = order[rank]
-    for step in (-1, 1):
-        other = rank + step
-        while 0 <= other < len(order):
-            j = order[other]
-            if samples[j] >= 0:
-                if abs(samples[j] - samples[k]) > 2 * reach:
-                    break
-                if abs(samples[j] - samples[k]) <= reach and pair_row[units[k], units[j]] >= 0:
-                    return True
-            other += step
-    return False
-
-
-@numba.njit(cache=True, nogil=True)
-def _is_largest(best_gain, t, reach):  # type: ignore[no-untyped-def]
-    """Whether nothing within reach is better; of equals, the earliest."""
-    for s in range(max(t - reach, 0), t):
-        if best_gain[s] >= best_gain[t]:
-            return False
-    for s in range(t + 1, min(t + reach + 1, len(best_gain))):  # noqa: SIM110  numba compiles no generator
-        if best_gain[s] > best_gain[t]:
-            return False
-    return True
-
-
-@numba.njit(cache=True, nogil=True)
-def _between_samples(fit, t):  # type: ignore[no-untyped-def]
-    """Vertex of the parabola through the fit at t - 1, t, t + 1: its offset and height."""
-    before, middle, after = fit[t - 1], fit[t], fit[t + 1]
-    curvature = before - 2.0 * middle + after
-    if curvature >= 0.0:
-        return 0.0, middle
-    offset = min(0.5, max(-0.5, 0.5 * (before - after) / curvature))
-    return offset, middle - 0.25 * (before - after) * offset
-
-
-@numba.njit(cache=True, nogil=True)
-def _posterior(fits, blocked, model, unit, t, gain):  # type: ignore[no-untyped-def]
-    """Probability of the chosen unit against noise and against the units it could be taken for."""
-    total = 1.0 + np.exp(-0.5 * gain)
-    for other in range(len(model.energy)):
-        if other == unit or model.pair_row[unit, other] < 0:
-            continue
-        rival = np.float32(0.0)
-        for s in range(t - 3, t + 4):
-            if blocked[other, s] == 0:
-                gained = _gain(fits[other, s], model.energy[other], model.prior[other], model.min_scale)
-                rival = max(rival, gained)
-        if rival > 0.0:
-            total += np.exp(min(0.0, 0.5 * (rival - gain)))
-    return 1.0 / total
-
-
-@numba.njit(cache=True, nogil=True)
-def _subtract(fits, model, unit, t, offset, scale):  # type: ignore[no-untyped-def]
-    """Take a spike out of the fits of all units that it touches."""
-    first, last = max(t - model.reach, 0), min(t + model.reach + 1, fits.shape[1])
-    if first >= last:
-        return
-    # lag of sample s is s - t - offset; row index of lag 0 is num_lags // 2
-    base = int(np.floor(-offset))
-    kernel = lanczos_kernel(-offset - base)
-    num_lags = model.correlations.shape[1]
-    start = first - t + base + num_lags // 2 - (LANCZOS_TAPS - 1)
-    # with zeros around what is known, every sample has all taps: the compiler makes vectors of it
-    lags = np.zeros(last - first + 2 * LANCZOS_TAPS - 1, dtype=np.float32)
-    low, high = max(0, -start), min(len(lags), num_lags - start)
-    for other in range(fits.shape[0]):
-        row = model.pair_row[unit, other]
-        if row < 0:
-            continue
-        lags[low:high] = model.correlations[row, start + low : start + high]
-        left = fits[other, first:last]
-        for s in range(len(left)):
-            value = np.float32(0.0)
-            for k in range(2 * LANCZOS_TAPS):
-                value += kernel[k] * lags[s + k]
-            left[s] -= scale * value

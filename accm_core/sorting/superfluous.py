@@ -115,6 +115,8 @@ def find_superfluous(
                 left = [_energy_left(window, found, shapes, unit, root) for found in (with_it, without)]
                 lost[row] = (left[1] - left[0]) / shapes.energy[unit]
                 num_instead[row] = 1 + np.count_nonzero(near[1]) - np.count_nonzero(near[0])
+            elif near[0].any():  # others explain it, and not worse
+                lost[row] = 0.0
         is_seen = ~np.isnan(lost)
         return looked_at.unit_index[is_seen], lost[is_seen], num_instead[is_seen]
 

@@ -5,7 +5,8 @@ import pytest
 
 from accm_core.online.decide import NOTHING_KNOWN, Known, decide
 from accm_core.params import MatchParams
-from accm_core.sorting.match import MIN_EDGE, build_bank, describe_units, fit_templates
+from accm_core.sorting.match import build_bank, describe_units, fit_templates
+from accm_core.sorting.pursuit import MIN_EDGE
 
 NUM_BEFORE, NUM_SAMPLES, NUM_CHANNELS = 15, 45, 4
 TIME = np.arange(NUM_SAMPLES) - NUM_BEFORE

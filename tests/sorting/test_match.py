@@ -10,7 +10,6 @@ from scipy.linalg import toeplitz
 
 from accm_core.params import MatchParams
 from accm_core.sorting.match import (
-    MAX_SCALE,
     MIN_CHANNELS_TO_TELL,
     RIDGE,
     Matches,
@@ -21,6 +20,7 @@ from accm_core.sorting.match import (
     match_templates,
     pursue_fits,
 )
+from accm_core.sorting.pursuit import MAX_SCALE
 
 NUM_BEFORE, NUM_SAMPLES, NUM_CHANNELS = 20, 60, 6
 REFRACTORY = 24
@@ -283,6 +283,40 @@ def test_three_at_once():
     order = np.lexsort((found.sample_index, found.unit_index))
     assert found.unit_index[order].tolist() == [0, 0, 1, 2]
     np.testing.assert_allclose(found.sample_index[order] - CENTRE, [0, 34, 9, 5], atol=1)
+
+
+def test_two_spikes_are_not_half_of_a_large_one():
+    """The large one explains more of them than either of their own units, and is taken out first."""
+    large = 2 * (TEMPLATES[0] + TEMPLATES[1]) + TEMPLATES[2]
+    bank = make_bank(np.stack([*TEMPLATES[:2], large]).astype(np.float32))
+    both = plant([(0, CENTRE, 1.0), (1, CENTRE, 1.0)], noise=0.5)
+    gains = fit_templates(both, bank)[:, CENTRE] ** 2 / bank.energy
+    assert gains.argmax() == 2
+    assert rows(match(both, bank)) == [(CENTRE, 0), (CENTRE, 1)]
+    alone = plant([], noise=0.5)
+    alone[CENTRE + WINDOW[0] : CENTRE + WINDOW[-1] + 1] += large
+    assert rows(match(alone, bank)) == [(CENTRE, 2)]
+
+
+def test_two_spikes_among_alike_units_are_explained_by_their_own():
+    """Units of all sizes on the channels of a tetrode: sums of two are much like one large unit."""
+    rng = np.random.default_rng(0)
+    num_right, num_pairs = 0, 100
+    for _ in range(num_pairs):
+        widths, tails = rng.uniform(2, 6, (2, 8))
+        heights = rng.uniform(3, 25, (8, 4))
+        time = WINDOW[None, :, None]
+        shapes = np.exp(-0.5 * (time / widths[:, None, None]) ** 2)
+        shapes = shapes - 0.1 * tails[:, None, None] * np.exp(-0.5 * ((time - 14) / 6) ** 2)
+        templates = np.pad(-shapes * heights[:, None], ((0, 0), (0, 0), (0, NUM_CHANNELS - 4)))
+        first, second = rng.choice(8, 2, replace=False)
+        delay = rng.integers(-5, 6)
+        traces = rng.normal(0, 1, (600, NUM_CHANNELS))
+        for unit, sample in ((first, CENTRE), (second, CENTRE + delay)):
+            traces[sample + WINDOW[0] : sample + WINDOW[-1] + 1] += templates[unit]
+        found = match(traces.astype(np.float32), make_bank(templates.astype(np.float32)))
+        num_right += sorted(found.unit_index.tolist()) == sorted([first, second])
+    assert num_right >= 80
 
 
 @pytest.mark.parametrize(("apart", "expected"), [(8, 1), (REFRACTORY + 1, 2), (80, 2)])
