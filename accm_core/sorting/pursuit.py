@@ -313,7 +313,7 @@ def _find_two(before, model, near):  # type: ignore[no-untyped-def]
                     _gain_of_two(before, model, near, one, s, two, gains)
                     e = int(np.argmax(gains))
                     if gains[e] > best:
-                        best_one, best_two, best_s, best_e, best = one, two, s, e, gains[e]
+                        best_one, best_two, best_s, best_e, best = int(one), int(two), s, e, gains[e]
     return best_one, best_s, best_two, best_e, best
 
 
