@@ -21,8 +21,9 @@ MAY_FIRE = np.float32(0.5)
 have made it look smaller."""
 MIN_GAINED = np.float32(10.0)
 """Twice the log-likelihood by which two spikes must be more likely than two others, to take their place."""
-MIN_APART = np.float32(0.02)
-"""One less the squared cosine of two spikes, at least, for their scales to be told apart."""
+LEAST_OF_TWO = np.float32(1.5)
+"""Sum of the scales of two spikes, at least, to take another's place: two templates that one neuron left are
+not to explain its spikes by halves."""
 BARRED = np.float32(-1e6)
 """Stands for the fit of a unit that must not fire."""
 MAX_SCALE = 10.0
@@ -225,6 +226,7 @@ def _explain_by_two(  # type: ignore[no-untyped-def]
     _put_back(fits, blocked, model, d, e, value_d)
     gain += _explained(fits, model, d, e, value_d)
     is_better = gain > now + least and min(value_c[2], value_d[2]) > model.threshold
+    is_better = is_better and value_c[1] + value_d[1] >= LEAST_OF_TWO
     first, last = t, t
     if is_better:
         samples[k], units[k], values[k] = np.int64(s), np.int64(c), value_c
@@ -334,7 +336,7 @@ def _gain_of_two(before, model, near, one, s, two, gains):  # type: ignore[no-un
         fit_d, x = left[e] + prior_d, touches * shared[e]
         det = own_c * own_d - x * x
         scale_c, scale_d = own_d * fit_c - x * fit_d, own_c * fit_d - x * fit_c
-        is_large = (det >= MIN_APART * own_c * own_d) & (scale_c >= least * det) & (scale_d >= least * det)
+        is_large = (det > 0) & (scale_c >= least * det) & (scale_d >= least * det)
         gain = (scale_c * fit_c + scale_d * fit_d) / (det if is_large else np.float32(1.0))
         gains[e] = gain - prior_c - prior_d if is_large else np.float32(0.0)
 
