@@ -24,7 +24,7 @@ MIN_GAINED = np.float32(10.0)
 LEAST_OF_TWO = np.float32(1.5)
 """Sum of the scales of two spikes, at least, to take another's place: two templates that one neuron left are
 not to explain its spikes by halves."""
-BARRED = np.float32(-1e6)
+BARRED = np.float32(-np.inf)
 """Stands for the fit of a unit that must not fire."""
 MAX_SCALE = 10.0
 """Times its template that is taken out at most: what is larger is no spike of the unit, and where taking out
@@ -156,14 +156,15 @@ def _revise(  # type: ignore[no-untyped-def]
         k = order[rank]
         if samples[k] < 0:
             continue
-        has_rival = _has_rival(samples, units, order, rank, model.pair_row, model.reach)
+        rival = _find_rival(samples, units, order, rank, model)
         # without a rival it is still as it was the first time
-        if samples[k] < until and (has_rival or revision == 0):
-            j = _find_close(samples, units, order, rank, model) if has_rival else -1
+        if samples[k] < until and (rival >= 0 or revision == 0):
+            is_close = rival >= 0 and abs(samples[rival] - samples[k]) <= _pair_reach(model)
+            j = rival if is_close else -1
             if _explain_by_two(fits, blocked, model, best_gain, best_unit, samples, units, values, k, j):
                 changed = True
                 continue
-        if not has_rival:
+        if rival < 0:
             continue
         t, unit, old_offset = samples[k], units[k], values[k][0]
         _put_back(fits, blocked, model, unit, t, values[k])
@@ -226,25 +227,25 @@ def _explain_by_two(  # type: ignore[no-untyped-def]
     _put_back(fits, blocked, model, d, e, value_d)
     gain += _explained(fits, model, d, e, value_d)
     is_better = gain > now + least and min(value_c[2], value_d[2]) > model.threshold
-    is_better = is_better and value_c[1] + value_d[1] >= LEAST_OF_TWO
-    first, last = t, t
-    if is_better:
-        samples[k], units[k], values[k] = np.int64(s), np.int64(c), value_c
-        first, last = min(t, s, e), max(t, s, e)
-    _take_again(fits, blocked, model, units[k], samples[k], values[k])
-    if is_better and j < 0:
-        j = len(samples)
+    if not is_better or value_c[1] + value_d[1] < LEAST_OF_TWO:
+        _take(fits, blocked, model, unit, t, values[k][0], values[k][1])
+        if j >= 0:
+            _take(fits, blocked, model, units[j], samples[j], values[j][0], values[j][1])
+        return False
+
+    _take(fits, blocked, model, c, s, value_c[0], value_c[1])
+    _take(fits, blocked, model, d, e, value_d[0], value_d[1])
+    first, last = min(t, s, e), max(t, s, e)
+    samples[k], units[k], values[k] = np.int64(s), np.int64(c), value_c
+    if j >= 0:
+        first, last = min(first, samples[j]), max(last, samples[j])
+        samples[j], units[j], values[j] = np.int64(e), np.int64(d), value_d
+    else:
         samples.append(np.int64(e))
         units.append(np.int64(d))
         values.append(value_d)
-    elif is_better:
-        first, last = min(first, samples[j]), max(last, samples[j])
-        samples[j], units[j], values[j] = np.int64(e), np.int64(d), value_d
-    if j >= 0:
-        _take_again(fits, blocked, model, units[j], samples[j], values[j])
-    if is_better:
-        _refresh(fits, blocked, model, first - model.reach, last + model.reach + 1, best_gain, best_unit)
-    return is_better
+    _refresh(fits, blocked, model, first - model.reach, last + model.reach + 1, best_gain, best_unit)
+    return True
 
 
 @numba.njit(cache=True, nogil=True)
@@ -262,24 +263,20 @@ def _fits_without(  # type: ignore[no-untyped-def]
     barred = np.zeros(before.shape, dtype=np.uint8)
     for row in range(len(near)):
         before[row], barred[row] = fits[near[row], first:last], blocked[near[row], first:last]
-    num_taps, num_lags = 2 * LANCZOS_TAPS, model.correlations.shape[1]
     for spike in (k, j):
         if spike < 0:
             continue
         t, unit, scale = samples[spike], units[spike], values[spike][1]
-        base = int(np.floor(-values[spike][0]))
-        kernel = lanczos_kernel(-values[spike][0] - base)
         # as in _subtract, but all units in one row: the window is too short for vectors
-        lags = np.zeros((len(near), last - first + num_taps - 1), dtype=np.float32)
-        start = first - t + base + num_lags // 2 - (LANCZOS_TAPS - 1)
-        low, high = max(0, -start), min(lags.shape[1], num_lags - start)
+        lags = np.zeros((len(near), last - first + 2 * LANCZOS_TAPS - 1), dtype=np.float32)
+        kernel, start, low, high = _place_lags(model, first, lags.shape[1], t, values[spike][0])
         for row in range(len(near)):
             pair = model.pair_row[unit, near[row]]
             if pair >= 0:
                 lags[row, low:high] = model.correlations[pair, start + low : start + high]
         flat = lags.ravel()
         added = np.zeros(len(flat), dtype=np.float32)
-        for n in range(len(flat) - num_taps + 1):
+        for n in range(len(flat) - 2 * LANCZOS_TAPS + 1):
             value = np.float32(0.0)
             for tap in range(2 * LANCZOS_TAPS):
                 value += kernel[tap] * flat[n + tap]
@@ -358,9 +355,15 @@ def _take_out(fits, blocked, model, unit, t):  # type: ignore[no-untyped-def]
     gain = _gain(fits[unit, t], energy, prior, model.min_scale)
     scale = min((fit + prior) / (energy + prior), MAX_SCALE)
     probability = _posterior(fits, blocked, model, unit, t, gain)
+    _take(fits, blocked, model, unit, t, offset, scale)
+    return np.float32(offset), np.float32(scale), np.float32(gain), np.float32(probability)
+
+
+@numba.njit(cache=True, nogil=True)
+def _take(fits, blocked, model, unit, t, offset, scale):  # type: ignore[no-untyped-def]
+    """Take a spike out of the fits, and let its unit rest around it."""
     _subtract(fits, model, unit, t, offset, scale)
     blocked[unit, max(t - model.refractory, 0) : t + model.refractory + 1] += np.uint8(1)
-    return np.float32(offset), np.float32(scale), np.float32(gain), np.float32(probability)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -368,13 +371,6 @@ def _put_back(fits, blocked, model, unit, t, value):  # type: ignore[no-untyped-
     """Undo ``_take_out``."""
     _subtract(fits, model, unit, t, value[0], -value[1])
     blocked[unit, max(t - model.refractory, 0) : t + model.refractory + 1] -= np.uint8(1)
-
-
-@numba.njit(cache=True, nogil=True)
-def _take_again(fits, blocked, model, unit, t, value):  # type: ignore[no-untyped-def]
-    """Undo ``_put_back``."""
-    _subtract(fits, model, unit, t, value[0], value[1])
-    blocked[unit, max(t - model.refractory, 0) : t + model.refractory + 1] += np.uint8(1)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -395,26 +391,9 @@ def _find_best(fits, blocked, model, unit, t):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _has_rival(samples, units, order, rank, pair_row, reach):  # type: ignore[no-untyped-def]
-    """Whether another spike within reach touches this one's unit."""
-    k = order[rank]
-    for step in (-1, 1):
-        other = rank + step
-        while 0 <= other < len(order):
-            j = order[other]
-            if samples[j] >= 0:
-                if abs(samples[j] - samples[k]) > 2 * reach:
-                    break
-                if abs(samples[j] - samples[k]) <= reach and pair_row[units[k], units[j]] >= 0:
-                    return True
-            other += step
-    return False
-
-
-@numba.njit(cache=True, nogil=True)
-def _find_close(samples, units, order, rank, model):  # type: ignore[no-untyped-def]
-    """The nearest other spike among which two are looked for, if it touches this one's unit; else -1."""
-    k, best, distance = order[rank], -1, _pair_reach(model) + 1
+def _find_rival(samples, units, order, rank, model):  # type: ignore[no-untyped-def]
+    """The nearest other spike within reach that touches this one's unit; -1 if there is none."""
+    k, nearest, distance = order[rank], -1, model.reach + 1
     for step in (-1, 1):
         other = rank + step
         while 0 <= other < len(order):
@@ -424,9 +403,9 @@ def _find_close(samples, units, order, rank, model):  # type: ignore[no-untyped-
                 if apart > 2 * model.reach:
                     break
                 if apart < distance and model.pair_row[units[k], units[j]] >= 0:
-                    best, distance = j, apart
+                    nearest, distance = j, apart
             other += step
-    return best
+    return nearest
 
 
 @numba.njit(cache=True, nogil=True)
@@ -475,14 +454,9 @@ def _subtract(fits, model, unit, t, offset, scale):  # type: ignore[no-untyped-d
     first, last = max(t - model.reach, 0), min(t + model.reach + 1, fits.shape[1])
     if first >= last:
         return
-    # lag of sample s is s - t - offset; row index of lag 0 is num_lags // 2
-    base = int(np.floor(-offset))
-    kernel = lanczos_kernel(-offset - base)
-    num_lags = model.correlations.shape[1]
-    start = first - t + base + num_lags // 2 - (LANCZOS_TAPS - 1)
     # with zeros around what is known, every sample has all taps: the compiler makes vectors of it
     lags = np.zeros(last - first + 2 * LANCZOS_TAPS - 1, dtype=np.float32)
-    low, high = max(0, -start), min(len(lags), num_lags - start)
+    kernel, start, low, high = _place_lags(model, first, len(lags), t, offset)
     for other in range(fits.shape[0]):
         row = model.pair_row[unit, other]
         if row < 0:
@@ -494,3 +468,12 @@ def _subtract(fits, model, unit, t, offset, scale):  # type: ignore[no-untyped-d
             for k in range(2 * LANCZOS_TAPS):
                 value += kernel[k] * lags[s + k]
             left[s] -= scale * value
+
+
+@numba.njit(cache=True, nogil=True)
+def _place_lags(model, first, num_wanted, t, offset):  # type: ignore[no-untyped-def]
+    """Weights of lags around a sample; where those wanted from sample ``first`` on start; which are known."""
+    # lag of sample s is s - t - offset; row index of lag 0 is num_lags // 2
+    base, num_lags = int(np.floor(-offset)), model.correlations.shape[1]
+    start = first - t + base + num_lags // 2 - (LANCZOS_TAPS - 1)
+    return lanczos_kernel(-offset - base), start, max(0, -start), min(num_wanted, num_lags - start)
