@@ -25,8 +25,8 @@ BURST_MS, MAX_BURSTS = 20.0, 0.2
 neuron's own, though smaller."""
 MIN_EXPECTED, MAX_SHARE = 10, 0.2
 """Pairs that the refractory time must lead to expect for a test, and the share of them one neuron has."""
-MAX_SIZE_RATIO = 4.0
-"""Of two templates of one neuron: not even in bursts do spikes shrink by more."""
+MAX_SIZE_RATIO, MAX_STILL_RATIO = 4.0, 1.5
+"""Of two templates of one neuron: not even in bursts do spikes shrink by more; and where there are none."""
 LOST_IN_NOISE = 3.0
 """Difference of two templates, in noise levels, that spikes cannot show."""
 ALIKE = 0.96
@@ -179,6 +179,8 @@ def merge_duplicates(
             nearly = nearly and channels >= MIN_CHANNELS_TO_TELL
             weak, strong = trains if bank.energy[larger] <= bank.energy[smaller] else trains[::-1]
             changes_size = moves or in_turns or follow_in_bursts(strong, weak, observed, sampling_frequency)
+            ratio = max(sizes[one], sizes[other]) / min(sizes[one], sizes[other])
+            nearly = nearly and (changes_size or ratio <= MAX_STILL_RATIO)
             difference = _difference(
                 bank.energy[[larger, smaller]], similarity[one, other], of_shape=changes_size
             )
