@@ -37,7 +37,7 @@ from accm_core.sorting.prune import (
     find_rare,
     find_restless,
 )
-from accm_core.sorting.recover import measure_scale_std, recover_spikes
+from accm_core.sorting.recover import find_shrinkage, measure_log_rate, measure_scale_std, recover_spikes
 from accm_core.sorting.result import ShankResult, build_sorting
 from accm_core.sorting.sizes import judge_sizes
 from accm_core.sorting.split import split_units
@@ -273,10 +273,11 @@ def _sort_shank(shank: _Shank) -> ShankResult:
     )
     least = params.match.min_accuracy
     unsure = sizes.accuracy < (least if moving is None else least**MOVING_POWER)
+    is_piled = find_piled(matches, sizes.own, len(bank.energy), num_observed, fs)
+    matches, energy = matches.select(~is_piled), energy[~is_piled]
     restless = find_restless(
         matches, bank, energy, params.match, num_samples=num_observed, sampling_frequency=fs
     )
-    matches = matches.select(~find_piled(matches, sizes.own, len(bank.energy), num_observed, fs))
     rare = find_rare(matches, names, params.cluster.min_size)
     is_unit = ~(low | rare | crowds | misfits | echoes | unsure | restless)
     matches = matches if moving is None else moving.rescale(matches)
@@ -455,12 +456,15 @@ def _refine_templates(
         sampling_frequency=recording.sampling_frequency,
         moves=preprocessor.motion is not None,
     )
+    counts = np.bincount(matches.unit_index, minlength=len(bank.energy))
     refined = average.counts > params.cluster.min_size
     means = silence_channels(average.mean(), average.least_height())
-    templates = np.where(refined[:, None, None], means, bank.templates)
+    shrunk = find_shrinkage(matches, bank)[:, None, None] * bank.templates
+    templates = np.where(refined[:, None, None], means, shrunk)
     scale_std = measure_scale_std(matches, bank, params.match)
-    fires = np.bincount(matches.unit_index, minlength=len(bank.energy)) > 0
-    bank = _build_bank(shank, preprocessor, templates[fires], scale_std[fires])
+    fires = counts > 0
+    log_rate = measure_log_rate(counts, observed / recording.sampling_frequency)
+    bank = _build_bank(shank, preprocessor, templates[fires], scale_std[fires], log_rate[fires])
     max_lag = to_samples(params.match.ms_before, recording.sampling_frequency)
     superfluous = find_superfluous(
         recording,
@@ -505,10 +509,14 @@ def _report_step(shank: _Shank, step: int) -> Callable[[float], None]:
 
 
 def _build_bank(
-    shank: _Shank, preprocessor: Preprocessor, templates: np.ndarray, scale_std: np.ndarray | None = None
+    shank: _Shank,
+    preprocessor: Preprocessor,
+    templates: np.ndarray,
+    scale_std: np.ndarray | None = None,
+    log_rate: np.ndarray | None = None,
 ) -> TemplateBank:
     params = shank.params.match
     if scale_std is None:
         scale_std = np.full(len(templates), params.scale_std)
     num_before = to_samples(params.ms_before, shank.recording.sampling_frequency)
-    return build_bank(templates, num_before, preprocessor.autocovariance, scale_std, shank.gpu)
+    return build_bank(templates, num_before, preprocessor.autocovariance, scale_std, log_rate, shank.gpu)

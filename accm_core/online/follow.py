@@ -97,7 +97,7 @@ class Follower:
         self._mean[fired] += (number / (number + MEMORY))[:, None, None] * (newest - self._mean[fired])
         strays = self._sums[1] - self._sums[2] > MIN_STRAY * self._sums[0]
         weights = np.where(strays[:, None, None], self._silenced(), first)
-        return describe_bank(self._bank.reweigh(weights, self._bank.prior**-0.5), self._preprocessor)
+        return describe_bank(self._bank.reweigh(weights), self._preprocessor)
 
     def _silenced(self) -> np.ndarray:
         """The running mean, zero where its templates do not stand out."""

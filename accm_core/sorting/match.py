@@ -54,6 +54,8 @@ class TemplateBank:
         Squared signal-to-noise ratio of each template.
     prior : ndarray of shape (n_units,), float32
         One over the variance of the unit's scale.
+    log_rate : ndarray of shape (n_units,), float32
+        Logarithm of how often each unit fires in a second.
     pair_row : ndarray of shape (n_units, n_units), int32
         Row of ``correlations`` for each pair of units; -1 where they do not interact.
     correlations : ndarray of shape (n_pairs, 2 n_samples - 1), float32
@@ -70,6 +72,7 @@ class TemplateBank:
     weights: np.ndarray
     energy: np.ndarray
     prior: np.ndarray
+    log_rate: np.ndarray
     pair_row: np.ndarray
     correlations: np.ndarray
     device: str | None = None
@@ -87,6 +90,7 @@ class TemplateBank:
             weights=self.weights[units],
             energy=self.energy[units],
             prior=self.prior[units],
+            log_rate=self.log_rate[units],
             pair_row=self.pair_row[units][:, units],
         )
 
@@ -98,17 +102,25 @@ class TemplateBank:
             weights=np.ascontiguousarray(self.weights[units][:, :, channels]),
             energy=self.energy[units],
             prior=self.prior[units],
+            log_rate=self.log_rate[units],
             pair_row=self.pair_row[np.ix_(units, units)],
         )
 
-    def reweigh(self, weights: np.ndarray, scale_std: np.ndarray) -> "TemplateBank":
+    def reweigh(
+        self,
+        weights: np.ndarray,
+        scale_std: np.ndarray | None = None,
+        log_rate: np.ndarray | None = None,
+    ) -> "TemplateBank":
         """The bank of other units in the same basis.
 
         Parameters
         ----------
         weights : ndarray of shape (n_units_after, n_basis, n_channels)
-        scale_std : ndarray of shape (n_units_after,)
-            Standard deviation of each unit's scale.
+        scale_std : ndarray of shape (n_units_after,), optional
+            Standard deviation of each unit's scale; as it was, without it.
+        log_rate : ndarray of shape (n_units_after,), optional
+            As in `TemplateBank`; as it was, without it.
         """
         pair_row, correlations = _correlate_pairs(weights, self.courses, self.kernels)
         return replace(
@@ -116,7 +128,8 @@ class TemplateBank:
             templates=np.einsum("ukc,kt->utc", weights, self.courses).astype(np.float32),
             weights=np.ascontiguousarray(weights, dtype=np.float32),
             energy=(weights**2).sum(axis=(1, 2)).astype(np.float32),
-            prior=(1 / np.square(scale_std)).astype(np.float32),
+            prior=self.prior if scale_std is None else (1 / np.square(scale_std)).astype(np.float32),
+            log_rate=self.log_rate if log_rate is None else log_rate.astype(np.float32),
             pair_row=pair_row,
             correlations=correlations,
         )
@@ -197,6 +210,7 @@ def build_bank(
     num_before: int,
     autocovariance: np.ndarray,
     scale_std: np.ndarray,
+    log_rate: np.ndarray | None = None,
     device: str | None = None,
 ) -> TemplateBank:
     """Make templates ready for matching.
@@ -211,6 +225,8 @@ def build_bank(
         Of the noise over time.
     scale_std : ndarray of shape (n_units,)
         Standard deviation of each unit's scale.
+    log_rate : ndarray of shape (n_units,), optional
+        As in `TemplateBank`; without it all units are taken to fire once a second.
     device : str, optional
         As in `TemplateBank`.
 
@@ -242,6 +258,7 @@ def build_bank(
         weights=np.ascontiguousarray(weights, dtype=np.float32),
         energy=(weights**2).sum(axis=(1, 2)).astype(np.float32),
         prior=(1 / np.square(scale_std)).astype(np.float32),
+        log_rate=(np.zeros(num_units) if log_rate is None else log_rate).astype(np.float32),
         pair_row=pair_row,
         correlations=correlations,
         device=device,
@@ -363,7 +380,9 @@ def match_templates(
     Notes
     -----
     Gain of unit u at a sample: twice the log-likelihood ratio against noise when its scale has a
-    Gaussian prior around 1, (fit + p)^2 / (energy + p) - p, with p one over the scale's variance.
+    Gaussian prior around 1, (fit + p)^2 / (energy + p) - p, with p one over the scale's variance; and twice
+    the logarithm of the unit's rate, as of two units the one that fires more is the likelier, and its
+    smaller spikes are less often noise. The threshold is that of a unit that fires once a second.
     """
     return pursue_fits(fit_templates(traces, bank), bank, params, refractory=refractory)
 
@@ -411,6 +430,7 @@ def describe_units(bank: TemplateBank, params: MatchParams, *, refractory: int, 
     return Model(
         bank.energy,
         bank.prior,
+        bank.prior - 2 * bank.log_rate,
         bank.pair_row,
         bank.correlations,
         np.float32(params.threshold**2),

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+from scipy.special import pdtrc
 
 from accm_core.params import MergeParams, to_samples
 from accm_core.signal.motion import Motion
@@ -25,6 +26,8 @@ BURST_MS, MAX_BURSTS = 20.0, 0.2
 neuron's own, though smaller."""
 MIN_EXPECTED, MAX_SHARE = 10, 0.2
 """Pairs that the refractory time must lead to expect for a test, and the share of them one neuron has."""
+MIN_PAIRS, PAIRS_CHANCE = 5, 0.01
+"""Where fewer are expected, pairs that show two neurons, and how rarely one has as many."""
 MAX_SIZE_RATIO, MAX_STILL_RATIO = 4.0, 1.5
 """Of two templates of one neuron: not even in bursts do spikes shrink by more; and where there are none."""
 LOST_IN_NOISE = 3.0
@@ -170,8 +173,11 @@ def merge_duplicates(
         by_chance = 2 * len(trains[0]) * len(trains[1]) / observed
         in_bursts = count_pairs(trains[0], trains[1], burst) / (burst[1] - burst[0])
         expected = max(by_chance, in_bursts) * (window[1] - window[0])
+        num_pairs = count_pairs(trains[0], trains[1], window)
         if expected >= MIN_EXPECTED:
-            same = count_pairs(trains[0], trains[1], window) <= MAX_SHARE * expected
+            same = num_pairs <= MAX_SHARE * expected
+        elif num_pairs >= MIN_PAIRS and pdtrc(num_pairs - 1, MAX_SHARE * expected) < PAIRS_CHANCE:
+            same = False
         else:
             in_turns = _take_turns(trains[0], trains[1], observed, sampling_frequency)
             channels = np.count_nonzero(bank.weights[larger].any(axis=0))

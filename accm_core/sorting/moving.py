@@ -28,7 +28,7 @@ class MovingBank:
 
     def at(self, sample: float) -> TemplateBank:
         """The bank of where the tissue is at ``sample``."""
-        return self.mean.reweigh(self.weights[self._place_at(sample)], self.mean.prior**-0.5)
+        return self.mean.reweigh(self.weights[self._place_at(sample)])
 
     def select(self, units: np.ndarray) -> "MovingBank":
         """The bank of some of the units (indices or mask)."""

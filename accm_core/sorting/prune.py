@@ -87,7 +87,8 @@ def find_restless(
     ndarray of shape (n_units,), bool
         False where there are too few spikes to tell.
     """
-    least = find_least(energy, bank.prior[matches.unit_index], params)
+    units = matches.unit_index
+    least = find_least(energy, bank.prior[units], bank.log_rate[units], params)
     height = (matches.free_scale(bank, energy) * energy - least) / np.sqrt(energy)
     shortest = to_samples(params.refractory_ms, sampling_frequency)
     rest = to_samples(REFRACTORY_MS, sampling_frequency)

@@ -34,10 +34,14 @@ MIN_EDGE = 4
 
 
 class Model(NamedTuple):
-    """What matching knows of the units, in the form that numba takes; see `describe_units`."""
+    """What matching knows of the units, in the form that numba takes; see `describe_units`.
+
+    ``cost`` is what a spike's gain is diminished by, whatever its size.
+    """
 
     energy: np.ndarray
     prior: np.ndarray
+    cost: np.ndarray
     pair_row: np.ndarray
     correlations: np.ndarray
     threshold: np.float32
@@ -98,10 +102,12 @@ def in_order(samples, units, values, num_units):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _gain(fit, energy, prior, min_scale):  # type: ignore[no-untyped-def]
-    if fit < min_scale * energy:
+def _gain(model, unit, fit):  # type: ignore[no-untyped-def]
+    """Gain of a spike of ``unit``, as `match_templates` has it; 0 if it would be too small."""
+    energy, prior = model.energy[unit], model.prior[unit]
+    if fit < model.min_scale * energy:
         return np.float32(0.0)
-    return (fit + prior) * (fit + prior) / (energy + prior) - prior
+    return (fit + prior) * (fit + prior) / (energy + prior) - model.cost[unit]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -113,13 +119,13 @@ def _refresh(fits, blocked, model, first, last, best_gain, best_unit):  # type: 
     gains, units = best_gain[first:last], best_unit[first:last]
     gains[:] = 0.0
     for unit in range(len(model.energy)):
-        p = model.prior[unit]
+        p, cost = model.prior[unit], model.cost[unit]
         scale = np.float32(1.0) / (model.energy[unit] + p)
         least = model.min_scale * model.energy[unit]
         left, barred = fits[unit, first:last], blocked[unit, first:last]
         for t in range(len(gains)):
             # without a branch: the compiler makes vectors of it
-            gain = (left[t] + p) * (left[t] + p) * scale - p
+            gain = (left[t] + p) * (left[t] + p) * scale - cost
             is_better = (left[t] >= least) & (barred[t] == 0) & (gain > gains[t])
             gains[t] = gain if is_better else gains[t]
             units[t] = unit if is_better else units[t]
@@ -198,7 +204,7 @@ def _explain_by_two(  # type: ignore[no-untyped-def]
     here, there = np.searchsorted(near, unit), -1
     if j < 0:
         least = model.threshold
-        now = _gain(before[here, t - first], model.energy[unit], model.prior[unit], model.min_scale)
+        now = _gain(model, unit, before[here, t - first])
     else:
         least = MIN_GAINED
         there = np.searchsorted(near, units[j])
@@ -294,8 +300,8 @@ def _find_two(before, model, near):  # type: ignore[no-untyped-def]
     may_fire = np.zeros(len(near), dtype=np.bool_)
     for row in range(len(near)):
         times[row] = np.argmax(before[row])
-        fit, energy, prior = before[row, times[row]], model.energy[near[row]], model.prior[near[row]]
-        alone[row] = _gain(fit, energy, prior, model.min_scale)
+        fit, energy = before[row, times[row]], model.energy[near[row]]
+        alone[row] = _gain(model, near[row], fit)
         may_fire[row] = fit >= MAY_FIRE * model.min_scale * energy
     seconds = np.flatnonzero(may_fire)
     best_one, best_two, best_s, best_e, best = 0, 0, 0, 0, np.float32(0.0)
@@ -327,6 +333,7 @@ def _gain_of_two(before, model, near, one, s, two, gains):  # type: ignore[no-un
     touches = np.float32(pair >= 0)
     shared, left = model.correlations[max(pair, 0), first : first + before.shape[1]], before[two]
     prior_c, prior_d = model.prior[c], model.prior[d]
+    cost = model.cost[c] + model.cost[d]
     own_c, own_d, fit_c = model.energy[c] + prior_c, model.energy[d] + prior_d, before[one, s] + prior_c
     for e in range(len(gains)):
         # without a branch: the compiler makes vectors of it
@@ -335,7 +342,7 @@ def _gain_of_two(before, model, near, one, s, two, gains):  # type: ignore[no-un
         scale_c, scale_d = own_d * fit_c - x * fit_d, own_c * fit_d - x * fit_c
         is_large = (det > 0) & (scale_c >= least * det) & (scale_d >= least * det)
         gain = (scale_c * fit_c + scale_d * fit_d) / (det if is_large else np.float32(1.0))
-        gains[e] = gain - prior_c - prior_d if is_large else np.float32(0.0)
+        gains[e] = gain - cost if is_large else np.float32(0.0)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -344,7 +351,7 @@ def _explained(fits, model, unit, t, value):  # type: ignore[no-untyped-def]
     before, middle, after = fits[unit, t - 1], fits[unit, t], fits[unit, t + 1]
     offset, scale, prior = value[0], value[1], model.prior[unit]
     fit = middle + 0.5 * offset * (after - before + offset * (before - 2.0 * middle + after))
-    return scale * (2.0 * (fit + prior) - scale * (model.energy[unit] + prior)) - prior
+    return scale * (2.0 * (fit + prior) - scale * (model.energy[unit] + prior)) - model.cost[unit]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -352,7 +359,7 @@ def _take_out(fits, blocked, model, unit, t):  # type: ignore[no-untyped-def]
     """Explain a spike of ``unit`` at ``t``: its offset, scale, gain and probability."""
     energy, prior = model.energy[unit], model.prior[unit]
     offset, fit = _between_samples(fits[unit], t)
-    gain = _gain(fits[unit, t], energy, prior, model.min_scale)
+    gain = _gain(model, unit, fits[unit, t])
     scale = min((fit + prior) / (energy + prior), MAX_SCALE)
     probability = _posterior(fits, blocked, model, unit, t, gain)
     _take(fits, blocked, model, unit, t, offset, scale)
@@ -384,7 +391,7 @@ def _find_best(fits, blocked, model, unit, t):  # type: ignore[no-untyped-def]
             continue
         for s in range(first, last):
             if blocked[other, s] == 0:
-                gain = _gain(fits[other, s], model.energy[other], model.prior[other], model.min_scale)
+                gain = _gain(model, other, fits[other, s])
                 if gain > best_gain:
                     best_unit, best_t, best_gain = other, s, gain
     return best_unit, best_t, best_gain
@@ -441,7 +448,7 @@ def _posterior(fits, blocked, model, unit, t, gain):  # type: ignore[no-untyped-
         rival = np.float32(0.0)
         for s in range(t - 3, t + 4):
             if blocked[other, s] == 0:
-                gained = _gain(fits[other, s], model.energy[other], model.prior[other], model.min_scale)
+                gained = _gain(model, other, fits[other, s])
                 rival = max(rival, gained)
         if rival > 0.0:
             total += np.exp(min(0.0, 0.5 * (rival - gain)))

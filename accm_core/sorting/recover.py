@@ -28,6 +28,11 @@ OVERLAP_MS = 1.0
 """Spikes of two interacting units overlap within this time."""
 MIN_SCALES = 50
 """Spikes from which the spread of a unit's scale is measured."""
+UNBIASED, MIN_SHRUNK = 10.0, 20
+"""Signal-to-noise ratio of a template from which on noise has had no part in which of its spikes were found;
+spikes that show how much smaller one is."""
+MAX_RATE = 5.0
+"""Spikes a second that count: there is more than noise that a lower threshold would let in."""
 MIN_SCALE_STD = 0.03
 """Neurons vary at least a little."""
 
@@ -139,6 +144,25 @@ def measure_scale_std(matches: Matches, bank: TemplateBank, params: MatchParams)
             free = (high - middle) * (1 + bank.prior[unit] / bank.energy[unit])
             scale_std[unit] = np.sqrt(max(free**2 - 1 / bank.energy[unit], 0))
     return np.clip(scale_std, MIN_SCALE_STD, params.scale_std)
+
+
+def measure_log_rate(counts: np.ndarray, seconds: float) -> np.ndarray:
+    """Logarithm of how often units of so many spikes, (n_units,), fire in a second, as matching takes it."""
+    return np.log(np.minimum(np.maximum(counts, 1) / seconds, MAX_RATE))
+
+
+def find_shrinkage(matches: Matches, bank: TemplateBank) -> np.ndarray:
+    """Share of each template that its spikes have, (n_units,), float32, where it is small; elsewhere 1.
+
+    Of a small neuron's spikes those are found first that noise makes larger.
+    """
+    share = np.ones(len(bank.energy), dtype=np.float32)
+    scale = matches.free_scale(bank)
+    for unit in np.flatnonzero(bank.energy < UNBIASED**2):
+        rows = matches.unit_index == unit
+        if np.count_nonzero(rows) >= MIN_SHRUNK:
+            share[unit] = min(np.median(scale[rows]), 1.0)
+    return share
 
 
 def find_clean(matches: Matches, bank: TemplateBank) -> np.ndarray:

@@ -63,10 +63,10 @@ class _Heights:
     lowest: np.ndarray
 
     @classmethod
-    def of(cls, energy: np.ndarray, prior: float, params: MatchParams) -> "_Heights":
-        """Of templates of some energy, (n,), whose scale has a prior precision."""
+    def of(cls, energy: np.ndarray, prior: float, log_rate: float, params: MatchParams) -> "_Heights":
+        """Of a unit's templates, (n,), given their energy."""
         usual = np.sqrt(energy.astype(np.float64))
-        return cls(usual, find_least(usual**2, prior, params) / usual, params.min_scale * usual)
+        return cls(usual, find_least(usual**2, prior, log_rate, params) / usual, params.min_scale * usual)
 
     @property
     def room(self) -> np.ndarray:
@@ -115,15 +115,19 @@ def judge_sizes(
     accuracy = np.ones(len(bank.energy))
     for unit in np.unique(matches.unit_index):
         rows = matches.unit_index == unit
-        prior = float(bank.prior[unit])
-        seen, everywhere = (_Heights.of(e, prior, params) for e in (energy[rows], energy_of_stretch[:, unit]))
+        prior, log_rate = float(bank.prior[unit]), float(bank.log_rate[unit])
+        seen, everywhere = (
+            _Heights.of(e, prior, log_rate, params) for e in (energy[rows], energy_of_stretch[:, unit])
+        )
         own[rows], accuracy[unit] = _judge_unit(height[rows], seen, everywhere, prior**-0.5)
     return Sizes(own, accuracy)
 
 
-def find_least(energy: np.ndarray, prior: np.ndarray | float, params: MatchParams) -> np.ndarray:
-    """Least fit of a match to a template of some energy and precision of its scale, as matching has it."""
-    least = np.sqrt((params.threshold**2 + prior) * (energy + prior)) - prior
+def find_least(
+    energy: np.ndarray, prior: np.ndarray | float, log_rate: np.ndarray | float, params: MatchParams
+) -> np.ndarray:
+    """Least fit of a match to a template of some energy, with `TemplateBank`'s prior and rate of its unit."""
+    least = np.sqrt((params.threshold**2 - 2 * log_rate + prior) * (energy + prior)) - prior
     return np.asarray(np.maximum(least, params.min_scale * energy))
 
 

@@ -23,7 +23,7 @@ from accm_core.sorting.link import Spikes, link_units
 from accm_core.sorting.match import Matches, TemplateBank, match_templates
 from accm_core.sorting.moving import MovingBank
 from accm_core.sorting.place import Place
-from accm_core.sorting.recover import find_overlaps, first_of_each, measure_scale_std
+from accm_core.sorting.recover import find_overlaps, first_of_each, measure_log_rate, measure_scale_std
 from accm_core.sorting.sizes import judge_sizes
 from accm_core.sorting.split import MIN_WAVEFORMS, find_second
 from accm_core.sorting.superfluous import find_superfluous
@@ -117,12 +117,15 @@ def follow_units(
             sizes = judge_sizes(kept, moving.mean, moving.energy_at(kept), moving.energy_over_time, params)
             spikes = spikes.select(sizes.own > LIKELY_OWN)
             scale_std = measure_scale_std(matches, moving.mean, params)
+        counts = np.bincount(matches.unit_index, minlength=len(scale_std))
         linked, unit_of = link_units(spikes, moving.mean, max_lag, observed, recording.sampling_frequency)
         if 0 < number < NUM_ROUNDS:  # clusters of peaks were taken apart before
             linked, whole = _take_apart(linked, moving.mean)
             unit_of = np.r_[unit_of, len(unit_of) + np.arange(len(whole))]
-            scale_std = np.r_[scale_std, scale_std[whole]]
-        moving = _follow(moving, linked, unit_of, scale_std)
+            scale_std, counts = np.r_[scale_std, scale_std[whole]], np.r_[counts, counts[whole]]
+        counts = np.bincount(unit_of, counts)[unit_of]
+        log_rate = measure_log_rate(counts, observed / recording.sampling_frequency)
+        moving = _follow(moving, linked, unit_of, scale_std, log_rate)
         find = _matcher(moving, params, refractory)
         logger.info("%d units followed", len(moving.mean.energy))
     _, number_of = np.unique(unit_of, return_inverse=True)
@@ -265,10 +268,12 @@ def _find_part(points: np.ndarray, bins: np.ndarray, num_bins: int, own: np.ndar
     return None if abs(likeness) > MAX_LIKENESS else is_second
 
 
-def _follow(moving: MovingBank, spikes: Spikes, unit_of: np.ndarray, scale_std: np.ndarray) -> MovingBank:
+def _follow(
+    moving: MovingBank, spikes: Spikes, unit_of: np.ndarray, scale_std: np.ndarray, log_rate: np.ndarray
+) -> MovingBank:
     """The bank of the joined units, their templates smooth along the way; few or faint spikes leave it."""
     bank = moving.mean
-    weights, overall, widths = [], [], []
+    weights, overall, widths, rates = [], [], [], []
     for unit in np.unique(unit_of):
         points, bins = spikes.project_unit(unit, bank), spikes.bin_index[spikes.unit_index == unit]
         is_seen = _find_channels(points, NUM_STRETCHES * bins // spikes.num_bins, bank)
@@ -281,8 +286,9 @@ def _follow(moving: MovingBank, spikes: Spikes, unit_of: np.ndarray, scale_std: 
         weights.append(course)
         overall.append(mean)
         widths.append(scale_std[unit_of == unit].max())
+        rates.append(log_rate[unit])
     return MovingBank(
-        bank.reweigh(np.array(overall), np.array(widths)),
+        bank.reweigh(np.array(overall), np.array(widths), np.array(rates)),
         moving.place,
         np.stack(weights, axis=1).astype(np.float32),
     )

@@ -243,6 +243,36 @@ def test_gain_is_the_likelihood_ratio():
     assert found.gain[0] == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.parametrize("rate", [0.1, 5.0])
+def test_gain_counts_how_often_a_unit_fires(rate):
+    often = replace(BANK, log_rate=np.log([rate, 1.0, 1.0]))
+    (usual,), (gain,) = (match(plant([(0, CENTRE, 1.2)]), bank).gain for bank in (BANK, often))
+    assert gain - usual == pytest.approx(2 * np.log(rate), abs=0.01)
+
+
+@pytest.mark.parametrize(("ratio", "found_from"), [(3.5, None), (3.95, 5.0), (4.25, 1.0), (4.9, 0.1)])
+def test_small_spikes_are_looked_for_where_they_are_to_be_expected(ratio, found_from):
+    """Of one signal-to-noise ratio, by how often the unit fires in a second."""
+    small = TEMPLATES / np.sqrt(BANK.energy)[:, None, None] * np.float32(ratio)
+    bank = make_bank(small)
+    traces = plant([(0, CENTRE, ratio / np.sqrt(BANK.energy[0]))])
+    for rate in (0.1, 1.0, 5.0):
+        found = match(traces, replace(bank, log_rate=np.log([rate, 1e-3, 1e-3])))
+        assert len(found) == (found_from is not None and rate >= found_from)
+
+
+@pytest.mark.parametrize("frequent", [0, 1])
+def test_of_two_units_that_fit_as_well_the_frequent_one_fires(frequent):
+    """Also where two spikes are close, which are explained anew together."""
+    twins = make_bank(np.stack([TEMPLATES[0], TEMPLATES[0], TEMPLATES[1]]))
+    rates = np.where(np.arange(3) == frequent, 2.0, 0.5)
+    found = match(
+        plant([(0, 150, 1.0), (0, 400, 1.0), (1, 408, 1.0)]), replace(twins, log_rate=np.log(rates))
+    )
+    assert found.unit_index.tolist() == [frequent, frequent, 2]
+    assert found.probability[0] == pytest.approx(0.8, abs=0.02)
+
+
 @pytest.mark.parametrize("offset", [0.0, 0.25, 0.45, -0.45])
 def test_a_spike_leaves_nothing_behind(offset):
     """Its fits are taken out at its own time and scale, where a wide prior leaves these alone."""

@@ -277,15 +277,35 @@ def test_with_few_spikes_bursts_tell_whether_two_rest_together(rests, merged):
     assert len(set(alone.unit_index.tolist())) == 2
 
 
+@pytest.mark.parametrize(("num_pairs", "merged"), [(0, True), (4, True), (9, False)])
+def test_with_few_spikes_pairs_still_tell_that_two_do_not_rest_together(num_pairs, merged):
+    """Alike and lost in the noise, and fewer than ten pairs to be expected; with nine they are two."""
+    rng = np.random.default_rng(0)
+    one = np.sort(rng.choice(120 * FS // 1000, 100, replace=False) * 1000)
+    other = np.sort(rng.choice(120 * FS // 1000, 100, replace=False) * 1000 + 500)
+    other[:num_pairs] = one[:num_pairs] + int(1.2 * FS / 1000)
+    matches, _ = merge_trains([A, 1.05 * A], [one, np.sort(other)])
+    assert (len(set(matches.unit_index.tolist())) == 1) is merged
+
+
 @pytest.mark.parametrize(
-    ("num_channels", "width", "cosine", "merged"),
-    [(4, 4.5, 0.995, False), (10, 4.5, 0.995, True), (10, 5.7, 0.97, True), (10, 6.2, 0.95, False)],
+    ("num_channels", "width", "cosine", "size", "merged"),
+    [
+        (4, 4.5, 0.995, 1.0, False),
+        (10, 4.5, 0.995, 1.0, True),
+        (10, 5.7, 0.97, 1.0, True),
+        (10, 5.7, 0.97, 1.3, True),
+        (10, 5.7, 0.97, 2.5, False),
+        (10, 6.2, 0.95, 1.0, False),
+    ],
 )
-def test_with_few_spikes_many_channels_tell_that_nearly_the_same_is_one(num_channels, width, cosine, merged):
+def test_with_few_spikes_many_channels_tell_that_nearly_the_same_is_one(
+    num_channels, width, cosine, size, merged
+):
     rng = np.random.default_rng(0)
     trains = [refractory_train(rng, 40, 400), refractory_train(rng, 30, 400)]
     one = 40 * np.outer(-np.exp(-0.5 * (TIME / 4.0) ** 2), np.linspace(1, 0.5, num_channels))
-    other = 40 * np.outer(-np.exp(-0.5 * (TIME / width) ** 2), np.linspace(1, 0.4, num_channels))
+    other = 40 * size * np.outer(-np.exp(-0.5 * (TIME / width) ** 2), np.linspace(1, 0.4, num_channels))
     bank = make_bank([one, other])
     similarity, _ = compare_templates(bank, MAX_LAG)
     assert similarity[0, 1] == pytest.approx(cosine, abs=0.005)

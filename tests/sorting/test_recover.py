@@ -14,10 +14,14 @@ from accm_core.signal.snippets import cut_snippets
 from accm_core.sorting.match import Matches, TemplateBank, build_bank
 from accm_core.sorting.rebuild import rebuild
 from accm_core.sorting.recover import (
+    MAX_RATE,
     MIN_SCALE_STD,
+    MIN_SHRUNK,
     drop_doubles,
     find_overlaps,
     find_oversized,
+    find_shrinkage,
+    measure_log_rate,
     measure_scale_std,
     recover_spikes,
 )
@@ -331,3 +335,28 @@ def test_bounds_of_the_spread(weak_bank, num_spikes, std, expected):
     scale = draw_scales(weak_bank, 2, std, num_spikes)
     matches = make_matches(np.arange(num_spikes), np.full(num_spikes, 2), scale)
     assert measure_scale_std(matches, weak_bank, WIDE)[2] == pytest.approx(expected)
+
+
+def test_rates_are_spikes_a_second_up_to_what_counts():
+    found = np.exp(measure_log_rate(np.array([0, 1, 30, 80, 4000]), 20.0))
+    np.testing.assert_allclose(found, [0.05, 0.05, 1.5, 4.0, MAX_RATE])
+
+
+@pytest.mark.parametrize(
+    ("energy", "num_spikes", "size", "expected"),
+    [
+        (81, 60, 0.6, 0.6),
+        (81, 60, 1.2, 1.0),
+        (110, 60, 0.6, 1.0),
+        (81, MIN_SHRUNK - 1, 0.6, 1.0),
+        (81, 0, 1, 1.0),
+    ],
+    ids=["too-large", "too-small", "large-spikes", "few-spikes", "no-spikes"],
+)
+def test_a_small_template_shrinks_to_its_spikes(session, energy, num_spikes, size, expected):
+    """By what the traces say of their size, not by what the prior makes of it."""
+    bank = replace(session.bank, energy=np.array([500.0, energy, 500.0]), prior=np.full(3, 60.0))
+    free = size + np.random.default_rng(0).normal(0, 0.05, num_spikes)
+    scale = (free * energy + 60.0) / (energy + 60.0)
+    share = find_shrinkage(make_matches(np.arange(num_spikes), np.ones(num_spikes), scale), bank)
+    np.testing.assert_allclose(share, [1.0, expected, 1.0], atol=0.03)

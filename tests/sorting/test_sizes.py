@@ -1,5 +1,7 @@
 """A unit's own spikes told from far neurons' by their sizes: planted mixtures of both."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -20,17 +22,17 @@ def make_bank(num_units=1):
     return bank.reweigh(scaled, np.full(num_units, SCALE_STD))
 
 
-def judge(parts, usual_of_stretch=None, params=None):
+def judge(parts, usual_of_stretch=None, params=None, log_rate=0.0):
     """Judge a unit whose spikes are given as heights and what the template's is there.
 
     Returns whether each that is seen is held for its own, its part, and the accuracy to be expected.
     """
     params = params or MatchParams()
-    bank, prior = make_bank(), SCALE_STD**-2
+    bank, prior = replace(make_bank(), log_rate=np.array([log_rate])), SCALE_STD**-2
     height, usual = (np.concatenate([np.broadcast_to(p[k], len(p[0])) for p in parts]) for k in (0, 1))
     part = np.repeat(np.arange(len(parts)), [len(p[0]) for p in parts])
     energy = usual.astype(np.float64) ** 2
-    seen = height > find_least(energy, prior, params) / usual
+    seen = height > find_least(energy, prior, log_rate, params) / usual
     height, energy, part = height[seen], energy[seen], part[seen]
     scale = (height * np.sqrt(energy) + prior) / (energy + prior)
     zeros = np.zeros(len(scale), np.int64)
@@ -71,9 +73,12 @@ def test_spikes_of_a_unit_without_a_pile_are_its_own(usual):
     assert accuracy > (0.75 if usual < 6 else 0.97)
 
 
+@pytest.mark.parametrize("log_rate", [-1.0, 0.0, 1.6])
 @pytest.mark.parametrize(("usual", "most"), [(4.2, 0.55), (4.6, 0.7), (5.0, 0.8), (5.5, 0.9)])
-def test_what_the_threshold_hides_of_a_unit_is_missed(usual, most):
-    is_own, _, accuracy = judge([own_spikes(np.random.default_rng(0), usual, 4000)])
+def test_what_the_threshold_hides_of_a_unit_is_missed(usual, most, log_rate):
+    """As a unit is expected to fire more often, it hides less."""
+    is_own, _, accuracy = judge([own_spikes(np.random.default_rng(0), usual, 4000)], log_rate=log_rate)
+    most += 0.05 * log_rate
     assert is_own.all()
     assert len(is_own) / 4000 < most
     assert abs(accuracy - len(is_own) / 4000) < 0.03

@@ -124,6 +124,16 @@ def test_pieces_of_a_moving_neuron_are_joined(followed):
     assert followed.weights.shape[:2] == (track.NUM_PLACES, 2)
 
 
+def test_the_rate_of_a_unit_is_that_of_all_its_pieces(drifting, monkeypatch):
+    """Also of the matches of the last round, in which pieces were joined before."""
+    monkeypatch.setattr("accm_core.sorting.recover.MAX_RATE", 1000.0)
+    bank = drifting.bank([shape(0, 1.5), shape(1.2, 1.5), shape(1.6, 3.5)])
+    for num_rounds in (0, 1):
+        monkeypatch.setattr(track, "NUM_ROUNDS", num_rounds)
+        rate = np.exp(follow_pieces(drifting, bank).mean.log_rate)
+        np.testing.assert_allclose(rate, np.bincount(drifting.neuron) / DURATION_S, rtol=0.15)
+
+
 def test_templates_follow_the_neuron(drifting, followed):
     for sample in (5 * FS, 35 * FS, 52 * FS):
         moved = zigzag(sample)
