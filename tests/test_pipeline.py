@@ -277,29 +277,64 @@ def test_what_a_test_finds_to_be_no_unit_is_not_reported(short, monkeypatch, tes
     assert sort(short[0], make_params()).num_units == 0
 
 
-def test_far_spikes_make_no_unit_a_misfit(short, monkeypatch):
+@pytest.mark.parametrize(("leaves_out", "test"), [("far_spikes", "misfits"), ("piled", "restless")])
+def test_far_spikes_tell_nothing_of_a_unit(short, monkeypatch, leaves_out, test):
     """A neuron's own spikes may be fewer than those of another that its template matches too."""
     seen = []
-    far, misfits = pipeline.find_far_spikes, pipeline.find_misfits
+    find, judge = getattr(pipeline, f"find_{leaves_out}"), getattr(pipeline, f"find_{test}")
 
-    def find_far_spikes(matches, *arguments):
-        return far(matches, *arguments) | (np.arange(len(matches)) % 3 > 0)
+    def leave_out(matches, *arguments):
+        return find(matches, *arguments) | (np.arange(len(matches)) % 3 > 0)
 
-    def find_misfits(matches, *arguments):
-        seen.append(len(matches))
-        return misfits(matches, *arguments)
+    def judge_rest(matches, bank, energy, *arguments, **options):
+        seen.append((len(matches), len(energy)))
+        return judge(matches, bank, energy, *arguments, **options)
 
     whole = len(sort(short[0], make_params()).sample_index)
-    monkeypatch.setattr(pipeline, "find_far_spikes", find_far_spikes)
-    monkeypatch.setattr(pipeline, "find_misfits", find_misfits)
+    monkeypatch.setattr(pipeline, f"find_{leaves_out}", leave_out)
+    monkeypatch.setattr(pipeline, f"find_{test}", judge_rest)
     sort(short[0], make_params())
-    assert seen[0] < 0.5 * whole
+    assert seen[0][0] == seen[0][1] < 0.5 * whole
+
+
+def test_units_are_looked_for_as_often_as_they_fired_before(short, monkeypatch):
+    recover, rates = pipeline.recover_spikes, []
+
+    def recover_spikes(recording, preprocessor, blocks, bank, *arguments, **options):
+        matches, average = recover(recording, preprocessor, blocks, bank, *arguments, **options)
+        seconds = sum(block.stop - block.start for block in blocks) / recording.sampling_frequency
+        fired = np.bincount(matches.unit_index, minlength=len(bank.energy)) / seconds
+        rates.append((np.exp(bank.log_rate), fired))
+        return matches, average
+
+    monkeypatch.setattr(pipeline, "recover_spikes", recover_spikes)
+    monkeypatch.setattr("accm_core.sorting.recover.MAX_RATE", 1000.0)
+    sort(short[0], make_params())
+    assert (rates[0][0] == 1).all()
+    np.testing.assert_allclose(*rates[-1], rtol=0.2)
+
+
+def test_templates_of_few_spikes_shrink_to_them(short, monkeypatch):
+    recover, templates = pipeline.recover_spikes, []
+
+    def recover_few(recording, preprocessor, blocks, bank, *arguments, **options):
+        templates.append(bank.templates)
+        matches, average = recover(recording, preprocessor, blocks, bank, *arguments, **options)
+        average.counts[:] = 0
+        return matches, average
+
+    monkeypatch.setattr(pipeline, "recover_spikes", recover_few)
+    monkeypatch.setattr(pipeline, "find_shrinkage", lambda matches, bank: np.full(len(bank.energy), 0.9))
+    monkeypatch.setattr(pipeline, "find_superfluous", lambda *a, **k: np.zeros(len(a[3].energy), dtype=bool))
+    sort(short[0], make_params())
+    np.testing.assert_allclose(templates[1], 0.9 * templates[0], rtol=1e-5)
 
 
 def test_units_that_are_expected_less_accurate_than_asked_are_not_reported(short, monkeypatch):
     def judge(*arguments):
         sizes = judge_sizes(*arguments)
-        return replace(sizes, accuracy=0.6 + 0.1 * (np.arange(len(sizes.accuracy)) > 0))
+        most = 0.6 + 0.1 * (np.arange(len(sizes.accuracy)) > 0)
+        return replace(sizes, accuracy=np.minimum(sizes.accuracy, most))
 
     whole = sort(short[0], make_params()).num_units
     monkeypatch.setattr(pipeline, "judge_sizes", judge)

@@ -43,9 +43,11 @@ def test_scales_and_energies_of_matches(bank, moving):
 
 def test_some_of_the_units(bank):
     weights = np.arange(1.0, 7.0)[:, None, None] * np.ones((6, *bank.weights.shape[1:]))
-    mean = bank.reweigh(weights[:3], np.full(3, 0.1))
+    mean = bank.reweigh(weights[:3], np.full(3, 0.1), np.log([0.5, 1.0, 4.0]))
     three = MovingBank(mean, PLACE, np.stack([weights[:3], weights[3:]]))
     some = three.select(np.array([True, False, True]))
     np.testing.assert_array_equal(some.at(0).weights, weights[[0, 2]])
     np.testing.assert_array_equal(some.at(5000).weights, weights[[3, 5]])
     np.testing.assert_array_equal(some.mean.weights, weights[[0, 2]])
+    for bank_of_some in (some.mean, some.at(5000)):
+        np.testing.assert_allclose(np.exp(bank_of_some.log_rate), [0.5, 4.0], rtol=1e-6)
