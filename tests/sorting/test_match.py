@@ -21,6 +21,7 @@ from accm_core.sorting.match import (
     pursue_fits,
 )
 from accm_core.sorting.pursuit import MAX_SCALE
+from accm_core.sorting.sizes import find_least
 
 NUM_BEFORE, NUM_SAMPLES, NUM_CHANNELS = 20, 60, 6
 REFRACTORY = 24
@@ -261,6 +262,15 @@ def test_small_spikes_are_looked_for_where_they_are_to_be_expected(ratio, found_
         assert len(found) == (found_from is not None and rate >= found_from)
 
 
+@pytest.mark.parametrize("rate", [0.2, 1.0, 5.0])
+def test_the_least_fit_is_what_matching_finds(rate):
+    size = np.float32(4.6 / np.sqrt(BANK.energy[0]))
+    bank = replace(make_bank(TEMPLATES[:1] * size), log_rate=np.log([rate]))
+    least = find_least(bank.energy, bank.prior, bank.log_rate, PARAMS)[0] / bank.energy[0]
+    for share in (0.98, 1.02):
+        assert len(match(plant([(0, CENTRE, share * least * size)]), bank)) == (share > 1)
+
+
 @pytest.mark.parametrize("frequent", [0, 1])
 def test_of_two_units_that_fit_as_well_the_frequent_one_fires(frequent):
     """Also where two spikes are close, which are explained anew together."""
@@ -326,6 +336,17 @@ def test_two_spikes_are_not_half_of_a_large_one():
     alone = plant([], noise=0.5)
     alone[CENTRE + WINDOW[0] : CENTRE + WINDOW[-1] + 1] += large
     assert rows(match(alone, bank)) == [(CENTRE, 2)]
+
+
+@pytest.mark.parametrize(("log_rate", "expected"), [(0.0, [2]), (15.0, [2]), (30.0, [0, 1])])
+def test_two_spikes_take_the_place_of_one_where_they_are_likelier(log_rate, expected):
+    """Of a large unit's spike, two of usual units, 1.6 times as large each, explain the traces as well."""
+    large = np.float32(1.6) * (TEMPLATES[0] + TEMPLATES[1])
+    bank = make_bank(np.stack([*TEMPLATES[:2], large]))
+    traces = plant([])
+    traces[CENTRE + WINDOW[0] : CENTRE + WINDOW[-1] + 1] += large
+    found = match(traces, replace(bank, log_rate=np.array([log_rate, log_rate, 0.0])))
+    assert found.unit_index.tolist() == expected
 
 
 def test_two_spikes_among_alike_units_are_explained_by_their_own():
