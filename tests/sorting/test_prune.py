@@ -160,8 +160,8 @@ def matches_of(bank, sizes, trains=None, params=None):
     return Matches(samples[seen], zeros, units[seen], scale[seen], gain[seen].astype(np.float32), zeros)
 
 
-def restless_among(snrs, sizes, trains):
-    bank, params = bank_of(snrs), MatchParams()
+def restless_among(snrs, sizes, trains, rate=1.0):
+    bank, params = replace(bank_of(snrs), log_rate=np.full(len(snrs), np.log(rate))), MatchParams()
     matches = matches_of(bank, sizes, trains, params)
     energy = bank.energy[matches.unit_index]
     options = {"num_samples": NUM_OBSERVED, "sampling_frequency": FS}
@@ -182,6 +182,9 @@ def test_a_weak_unit_that_never_rests_is_of_many_neurons():
     pairs = np.add.outer(np.arange(1, 21) * FS, [0, 12]).ravel()  # too few spikes to tell
     assert restless_among([6], [np.full(len(pairs), 6.0)], [pairs]) == [False]
     assert restless_among([12, 12], *resting_and_unrelated(12)) == [False, False]
+    for rate in (1.0, 5.0):  # smaller spikes are looked for, far from which it is
+        found = restless_among([7.6, 7.6], *resting_and_unrelated(7.6), rate=rate)
+        assert found == [False, rate == 1.0]
     assert restless_among([6, 6], [np.zeros(0)] * 2, [np.zeros(0, int)] * 2) == [False, False]
 
 
