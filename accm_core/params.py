@@ -145,7 +145,7 @@ class MatchParams(_Group):
     ms_after: Positive = 3.0
     """Template after the peak (ms)."""
     threshold: Annotated[float, Field(ge=2, le=50)] = 4.2
-    """Least signal-to-noise ratio of a match to a unit that fires once a second; less as it fires more often."""
+    """Least signal-to-noise ratio of a match to a unit that fires once a second; less if it fires more."""
     min_accuracy: Share = 0.5
     """Least accuracy to be expected of a unit, as sizes tell its spikes from far neurons'."""
     min_peak: Annotated[float, Field(ge=0, le=50)] = 3.0

@@ -96,6 +96,7 @@ def make_plan(
     Notes
     -----
     A unit belongs to the shank of its main channel. Channels that are bad now are left out of its template.
+    All units are taken to fire once a second: how often they did is not how often they will.
     """
     check_units(units, recording.channel_ids, recording.sampling_frequency)
     lookahead = make_lookahead(units.sampling_frequency, units.templates.shape[1] - units.num_before - 1)
