@@ -456,12 +456,12 @@ def _refine_templates(
         sampling_frequency=recording.sampling_frequency,
         moves=preprocessor.motion is not None,
     )
-    counts = np.bincount(matches.unit_index, minlength=len(bank.energy))
     refined = average.counts > params.cluster.min_size
     means = silence_channels(average.mean(), average.least_height())
     shrunk = find_shrinkage(matches, bank)[:, None, None] * bank.templates
     templates = np.where(refined[:, None, None], means, shrunk)
     scale_std = measure_scale_std(matches, bank, params.match)
+    counts = np.bincount(matches.unit_index, minlength=len(bank.energy))
     fires = counts > 0
     log_rate = measure_log_rate(counts, observed / recording.sampling_frequency)
     bank = _build_bank(shank, preprocessor, templates[fires], scale_std[fires], log_rate[fires])

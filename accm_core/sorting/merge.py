@@ -162,8 +162,9 @@ def merge_duplicates(
     burst = (window[1], to_samples(AGAIN_MS, sampling_frequency))
     counts = np.bincount(matches.unit_index, minlength=len(bank.energy))
     sizes = np.sqrt(bank.energy)
-    of_like_size = np.maximum(sizes, sizes[:, None]) <= MAX_SIZE_RATIO * np.minimum(sizes, sizes[:, None])
-    pairs = np.argwhere(np.triu((similarity >= params.duplicate_similarity) & of_like_size, k=1))
+    large, small = np.maximum(sizes, sizes[:, None]), np.minimum(sizes, sizes[:, None])
+    is_like = (similarity >= params.duplicate_similarity) & (large <= MAX_SIZE_RATIO * small)
+    pairs = np.argwhere(np.triu(is_like, k=1))
     pairs = pairs[np.argsort(-similarity[pairs[:, 0], pairs[:, 1]], kind="stable")]
     for one, other in pairs:
         larger, smaller = (one, other) if counts[one] >= counts[other] else (other, one)
@@ -185,8 +186,8 @@ def merge_duplicates(
             nearly = nearly and channels >= MIN_CHANNELS_TO_TELL
             weak, strong = trains if bank.energy[larger] <= bank.energy[smaller] else trains[::-1]
             changes_size = moves or in_turns or follow_in_bursts(strong, weak, observed, sampling_frequency)
-            ratio = max(sizes[one], sizes[other]) / min(sizes[one], sizes[other])
-            nearly = nearly and (changes_size or ratio <= MAX_STILL_RATIO)
+            of_one_size = large[one, other] <= MAX_STILL_RATIO * small[one, other]
+            nearly = nearly and (changes_size or of_one_size)
             difference = _difference(
                 bank.energy[[larger, smaller]], similarity[one, other], of_shape=changes_size
             )
